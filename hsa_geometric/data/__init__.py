@@ -1,0 +1,5 @@
+"""Hierarchies as PyTorch Geometric data."""
+
+from hsa_geometric.data.hierarchy import Hierarchy
+
+__all__ = ["Hierarchy"]

@@ -1,0 +1,399 @@
+"""One sample with its tree, or a batch of them: :class:`Hierarchy`."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.data.data import size_repr
+
+from hsa_geometric.data.rows import rows_of
+from hsa_geometric.data.storage import HierarchyStorage
+from hsa_geometric.tree import TreeIndex
+
+# Keys that always hold one row per leaf. `y` may also belong to the whole sample.
+LEAF_KEYS = ("x", "pos", "z", "mass", "batch")
+DERIVED = ("tree", "parent_edge_index", "num_tree_nodes", "num_trees", "depth")
+
+
+class Hierarchy(Data):  # type: ignore[misc]
+    r"""A graph whose nodes are the leaves of a tree.
+
+    :obj:`num_nodes`, :obj:`x`, :obj:`pos`, :obj:`edge_index`, :obj:`y` and :obj:`batch` mean what
+    they mean in :class:`torch_geometric.data.Data`, so that every PyG layer works on the leaves.
+    The tree above them is one flat vector :obj:`parent`, which batches by adding the number of
+    tree nodes. The :obj:`k`-th leaf in ascending tree node id is row :obj:`k` of :obj:`x`: in one
+    sample ids usually start with the leaves; in a batch the leaves and inner nodes alternate.
+
+    A key's name says what its rows are. ``tree_*`` has one row per tree node. ``inner_*`` has one
+    row per inner node, in ascending id. Neither is changed by batching. All other keys follow
+    PyG's rules.
+
+    Args:
+        x: features of the leaves.
+        edge_index: edges between **leaves**, as rows of :obj:`x`.
+        edge_attr: features of these edges.
+        y: target, of leaves or of the whole sample.
+        pos: coordinates of the leaves.
+        parent: id of each tree node's parent; a root points to itself. There may be many roots.
+        mass: weight of each leaf, such as the area of a mesh vertex; 0 for padding.
+            (default: every leaf weighs 1)
+        tree_pos: position of each tree node within its family.
+        tree_kind: type of each tree node, such as its modality.
+        **kwargs: more attributes.
+
+    Shapes:
+        :obj:`N` leaves, :obj:`T` tree nodes, :obj:`P` numbers to a position.
+        :obj:`x` ``[N, in_channels]``, :obj:`parent` ``[T]``, :obj:`mass` ``[N]``,
+        :obj:`tree_pos` ``[T, P]``, :obj:`tree_kind` ``[T]``.
+
+    Nothing is checked here, as in PyG: call :meth:`validate`, or build with
+    :func:`~hsa_geometric.builders.from_parent`, which does.
+
+    Example:
+        >>> import torch
+        >>> from torch_geometric.data import Batch
+        >>> h = Hierarchy(x=torch.rand(3, 8), parent=torch.tensor([3, 3, 4, 4, 4]))
+        >>> h
+        Hierarchy(leaves=3, nodes=5, depth=2, x=[3, 8])
+        >>> h.num_nodes, h.num_tree_nodes
+        (3, 5)
+        >>> batch = Batch.from_data_list([h, h])
+        >>> batch.parent
+        tensor([3, 3, 4, 4, 4, 8, 8, 9, 9, 9])
+        >>> batch.tree
+        TreeIndex(leaves=6, nodes=10, trees=2, depth=2)
+    """
+
+    parent: Tensor
+
+    def __init__(
+        self,
+        x: Tensor | None = None,
+        edge_index: Tensor | None = None,
+        edge_attr: Tensor | None = None,
+        y: Tensor | float | None = None,
+        pos: Tensor | None = None,
+        *,
+        parent: Tensor | None = None,
+        mass: Tensor | None = None,
+        tree_pos: Tensor | None = None,
+        tree_kind: Tensor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.__dict__["_store"] = HierarchyStorage(_parent=self)
+        own: dict[str, Any] = {
+            "x": x,
+            "edge_index": edge_index,
+            "edge_attr": edge_attr,
+            "y": y,
+            "pos": pos,
+            "parent": parent,
+            "mass": mass,
+            "tree_pos": tree_pos,
+            "tree_kind": tree_kind,
+        }
+        for key, value in (own | kwargs).items():
+            if value is not None:
+                setattr(self, key, value)
+
+    # What is stored ###########################################################################
+
+    @property
+    def mass(self) -> Tensor | None:
+        """``[N]`` weight of each leaf, or :obj:`None`."""
+        return self._store.get("mass")
+
+    @property
+    def tree_pos(self) -> Tensor | None:
+        """``[T, P]`` position of each tree node within its family, or :obj:`None`."""
+        return self._store.get("tree_pos")
+
+    @property
+    def tree_kind(self) -> Tensor | None:
+        """``[T]`` type of each tree node, or :obj:`None`."""
+        return self._store.get("tree_kind")
+
+    # What follows from `parent` ###############################################################
+
+    @property
+    def tree(self) -> TreeIndex:
+        r"""The index every operator takes; built on first use and kept while :obj:`parent` stays.
+
+        Raises:
+            TypeError, ValueError: if :obj:`parent` is no forest.
+        """
+        return self._store.derive("tree", TreeIndex.from_parent)
+
+    @property
+    def parent_edge_index(self) -> Tensor:
+        """``[2, T - roots]`` edges child to parent, as tree node ids."""
+        child = (self.parent != _ids(self.parent)).nonzero().view(-1)
+        return torch.stack([child, self.parent[child]])
+
+    @property
+    def num_tree_nodes(self) -> int:
+        """Number of tree nodes :obj:`T`, leaves included."""
+        return self.parent.numel()
+
+    @property
+    def num_trees(self) -> int:
+        """Number of roots; in a batch of single trees the number of samples."""
+        return self.tree.num_trees
+
+    @property
+    def depth(self) -> int:
+        """Number of levels below the roots."""
+        return self.tree.depth
+
+    # How PyG batches it #######################################################################
+
+    def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if key == "mass" or rows_of(key) in ("tree", "inner"):
+            return 0
+        return super().__cat_dim__(key, value, *args, **kwargs)
+
+    def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if key == "parent":
+            return value.numel()
+        if key == "mass" or rows_of(key) in ("tree", "inner"):
+            return 0
+        return super().__inc__(key, value, *args, **kwargs)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key in DERIVED:
+            raise AttributeError(f"Cannot set '{key}': it follows from 'parent'")
+        super().__setattr__(key, value)
+
+    # Checks ###################################################################################
+
+    def validate(self, raise_on_error: bool = True) -> bool:
+        r"""Check the tree, the row counts, the masses, and what PyG checks.
+
+        Args:
+            raise_on_error: raise at the first fault instead of warning of it.
+
+        Returns:
+            Whether all is well.
+
+        Raises:
+            TypeError: if :obj:`parent` holds no integers.
+            ValueError: naming the argument and the node, if :obj:`parent` is missing, empty, out of
+                range or has a cycle; if a key has the wrong number of rows; if a mass is
+                negative, infinite or NaN; if :obj:`edge_index` is out of range.
+        """
+        try:
+            self._check()
+        except (TypeError, ValueError) as error:
+            if raise_on_error:
+                raise
+            warnings.warn(str(error), stacklevel=2)
+            return False
+        return bool(super().validate(raise_on_error))
+
+    def _check(self) -> None:
+        if "parent" not in self._store:
+            raise ValueError(f"Expected 'parent' in '{type(self).__name__}' (got none)")
+        tree = self.tree
+        rows = {"tree": tree.num_nodes, "inner": tree.num_nodes - tree.num_leaves}
+        for key, value in self._store.items():
+            if not isinstance(value, Tensor):
+                continue
+            kind = rows_of(key)
+            if kind in rows:
+                _check_rows(key, value, rows[kind], f"{kind} node" if kind == "inner" else "node")
+            elif key in LEAF_KEYS:
+                _check_rows(key, value, tree.num_leaves, "leaf")
+        num_nodes = self._store.get("num_nodes")
+        if num_nodes is not None and num_nodes != tree.num_leaves:
+            raise ValueError(
+                f"Expected 'num_nodes' to be the number of leaves, {tree.num_leaves} "
+                f"(got {num_nodes})"
+            )
+        if isinstance(self.mass, Tensor):
+            _check_mass(self.mass)
+
+    # New hierarchies ##########################################################################
+
+    def collapse_chains(self) -> Hierarchy:
+        r"""Remove inner nodes with a single child; attention does not change.
+
+        The child takes the removed node's place in its family, and its place among the trees where
+        the removed node was a root. Leaves, their order and their data stay. A kept node keeps
+        its rows of ``tree_*`` and ``inner_*``, except that :obj:`tree_pos`, the position within
+        the family, is that of the place it takes: the row of the top of its chain.
+
+        Pointer doubling: :math:`\mathcal{O}(T \log c)` for chains of at most :math:`c` nodes, no
+        loop over nodes. A batch can still be split into its samples.
+
+        Returns:
+            A new hierarchy that shares unchanged tensors with this one.
+
+        Raises:
+            TypeError, ValueError: if :obj:`parent` is no forest.
+
+        Example:
+            >>> import torch
+            >>> h = Hierarchy(parent=torch.tensor([2, 3, 4, 4, 5, 5]))  # 2, 3 and 5 have one child
+            >>> h.collapse_chains().parent
+            tensor([2, 2, 2])
+        """
+        parent, ids = self.tree.parent, _ids(self.parent)
+        children = torch.bincount(parent[parent != ids], minlength=ids.numel())
+        keep = children != 1
+
+        # top[a]: the highest node that is joined to `a` by nodes with a single child.
+        top = torch.where(keep[parent], ids, parent)
+        while not torch.equal(top, further := top[top]):
+            top = further
+        above = parent[top]
+        above = torch.where(above == top, ids, above)  # the chain hung from no node: a root
+
+        out = self._with_nodes(copy.copy(self), keep, above)
+        if isinstance(self.tree_pos, Tensor):
+            out["tree_pos"] = self.tree_pos[top[keep]]
+        return out
+
+    def subgraph(self, subset: Tensor) -> Hierarchy:
+        r"""Keep some leaves, the edges among them, and the tree nodes above them.
+
+        Inner nodes left without leaves vanish, and trees with them. A batch can no longer be split
+        into samples.
+
+        Args:
+            subset: mask ``[N]`` over the leaves, or their rows in ascending order (the order of
+                the leaves is the order of their ids, so it cannot be changed here).
+
+        Raises:
+            ValueError: if :obj:`subset` has the wrong shape, is out of order or keeps no leaf.
+        """
+        tree = self.tree
+        mask = _leaf_mask(subset, tree.num_leaves)
+        keep = torch.zeros_like(tree.parent, dtype=torch.bool)
+        keep[tree.leaf_ids[mask]] = True
+        jump = tree.parent
+        for _ in range(tree.depth.bit_length()):  # all ancestors, in doubling strides
+            keep[jump[keep]] = True
+            jump = jump[jump]
+
+        out = self._with_nodes(super().subgraph(mask), keep, tree.parent)
+        for name in ("_slice_dict", "_inc_dict"):  # PyG leaves them pointing at the old rows
+            out._store.__dict__.pop(name, None)
+        if "ptr" in self._store:
+            out.ptr = _count_before(mask)[self.ptr]
+        return out
+
+    def _with_nodes(self, out: Hierarchy, keep: Tensor, parent: Tensor) -> Hierarchy:
+        """Write into ``out`` the tree of the nodes in ``keep``, whose parents are kept ones."""
+        inner = torch.ones_like(keep)
+        inner[self.tree.leaf_ids] = False
+        masks = {"tree": keep, "inner": keep[inner]}
+        new_id = _count_before(keep)
+        slices = dict(self._store.__dict__.get("_slice_dict", {}))  # of a batch, else empty
+        incs = dict(self._store.__dict__.get("_inc_dict", {}))
+        samples = slices.get("parent")
+
+        for key, value in self._store.items():
+            mask = masks.get(rows_of(key))
+            if mask is None:
+                continue
+            if key == "parent":
+                out.parent = new_id[parent[keep]].to(value.dtype)
+            elif isinstance(value, Tensor):
+                out[key] = value[mask]
+            elif hasattr(value, "select"):
+                out[key] = value.select(mask)
+            elif isinstance(value, list) and samples is not None:
+                parts = mask.cpu().tensor_split(samples[1:-1])
+                out[key] = [v.select(m) for v, m in zip(value, parts, strict=True)]
+            if isinstance(value, Tensor):
+                before = _count_before(mask)
+                if f"{key}_batch" in self._store:
+                    out[f"{key}_batch"] = self[f"{key}_batch"][mask]
+                    out[f"{key}_ptr"] = before[self[f"{key}_ptr"]]
+                if key in slices:
+                    slices[key] = before.cpu()[slices[key]]
+        if samples is not None:
+            incs["parent"] = slices["parent"][:-1]
+            out._slice_dict, out._inc_dict = slices, incs
+        return out
+
+    def __repr__(self) -> str:
+        info = []
+        if "parent" in self._store:
+            info += [f"leaves={self.num_nodes}", f"nodes={self.num_tree_nodes}"]
+            try:
+                if self.num_trees > 1:
+                    info.append(f"trees={self.num_trees}")
+                info.append(f"depth={self.depth}")
+            except (TypeError, ValueError):
+                info.append("depth=invalid")
+        info += [size_repr(key, value) for key, value in self._store.items() if key != "parent"]
+        return f"{type(self).__name__}({', '.join(info)})"
+
+
+# A dataset on disk names the class of its samples, which `torch.load` must trust.
+torch.serialization.add_safe_globals([Hierarchy])
+
+
+def _ids(parent: Tensor) -> Tensor:
+    return torch.arange(parent.numel(), device=parent.device)
+
+
+def _count_before(mask: Tensor) -> Tensor:
+    """``[n + 1]`` number of set entries before each entry, and in all."""
+    return torch.cat([mask.new_zeros(1, dtype=torch.long), mask.cumsum(0)])
+
+
+def _leaf_mask(subset: Tensor, num_leaves: int) -> Tensor:
+    if subset.dim() != 1:
+        raise ValueError(f"Expected 'subset' to be one-dimensional (got {subset.dim()} dimensions)")
+    if subset.dtype == torch.bool:
+        if subset.numel() != num_leaves:
+            raise ValueError(
+                f"Expected 'subset' to have one entry for each of the {num_leaves} leaves "
+                f"(got {subset.numel()})"
+            )
+        mask = subset
+    else:
+        outside = (subset < 0) | (subset >= num_leaves)
+        if outside.any():
+            raise ValueError(
+                f"Expected 'subset' to hold leaf rows in [0, {num_leaves - 1}] "
+                f"(got {int(subset[outside][0])})"
+            )
+        if (subset[1:] <= subset[:-1]).any():
+            raise ValueError("Expected 'subset' to be strictly ascending; leaves keep their order")
+        mask = torch.zeros(num_leaves, dtype=torch.bool, device=subset.device)
+        mask[subset] = True
+    if not mask.any():
+        raise ValueError("Expected 'subset' to keep at least one leaf (got none)")
+    return mask
+
+
+def _check_rows(key: str, value: Tensor, expected: int, what: str) -> None:
+    plural = {"leaf": "leaves"}.get(what, f"{what}s")
+    if value.dim() == 0:
+        raise ValueError(f"Expected '{key}' to have a row for each {what} (got 0 dimensions)")
+    if value.size(0) != expected:
+        raise ValueError(
+            f"Expected '{key}' to have one row for each of the {expected} {plural} "
+            f"(got {value.size(0)} rows)"
+        )
+
+
+def _check_mass(mass: Tensor) -> None:
+    if mass.dim() != 1:
+        raise ValueError(f"Expected 'mass' to be one-dimensional (got {mass.dim()} dimensions)")
+    bad = ~((mass >= 0) & torch.isfinite(mass))
+    if bad.any():
+        leaf = int(bad.nonzero()[0])
+        raise ValueError(
+            f"Expected 'mass' to be finite and non-negative (got mass[{leaf}] = "
+            f"{mass[leaf].item()})"
+        )

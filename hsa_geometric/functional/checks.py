@@ -1,0 +1,169 @@
+"""Argument checks at the door: each error names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..tree import TreeIndex
+
+
+def as_tree(tree: TreeIndex | Tensor, name: str = "tree") -> TreeIndex:
+    """A :class:`TreeIndex`, built here if a parent vector came."""
+    if isinstance(tree, TreeIndex):
+        return tree
+    if isinstance(tree, Tensor):
+        return TreeIndex.from_parent(tree)
+    if isinstance(getattr(tree, "tree", None), TreeIndex):
+        raise TypeError(
+            f"Expected '{name}' to be a TreeIndex or a parent vector "
+            f"(got {type(tree).__name__}; pass its '.tree')"
+        )
+    raise TypeError(
+        f"Expected '{name}' to be a TreeIndex or a parent vector (got {type(tree).__name__})"
+    )
+
+
+def check_tensor(x: Tensor, name: str, dim: int | None = None, like: Tensor | None = None) -> None:
+    """A floating-point tensor of :obj:`dim` dimensions on the device of :obj:`like`."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"Expected '{name}' to be a tensor (got {type(x).__name__})")
+    if not x.is_floating_point():
+        raise TypeError(f"Expected '{name}' to hold floating-point numbers (got {x.dtype})")
+    if dim is not None and x.dim() != dim:
+        raise ValueError(f"Expected '{name}' to have {dim} dimensions (got {x.dim()} dimensions)")
+    if like is not None and x.device != like.device:
+        raise ValueError(f"Expected '{name}' to be on {like.device} (got {x.device})")
+
+
+def check_rows(x: Tensor, name: str, tree: TreeIndex) -> None:
+    """One row a leaf, on the tree's device."""
+    if x.dim() == 0 or x.shape[0] != tree.num_leaves:
+        rows = x.shape[0] if x.dim() else 0
+        raise ValueError(
+            f"Expected '{name}' to have one row for each of the {tree.num_leaves} leaves "
+            f"(got {rows} rows)"
+        )
+    check_device(x, name, tree)
+
+
+def check_nodes(x: Tensor, name: str, tree: TreeIndex) -> None:
+    """One row a tree node, on the tree's device."""
+    if x.dim() == 0 or x.shape[0] != tree.num_nodes:
+        rows = x.shape[0] if x.dim() else 0
+        raise ValueError(
+            f"Expected '{name}' to have one row for each of the {tree.num_nodes} tree nodes "
+            f"(got {rows} rows)"
+        )
+    check_device(x, name, tree)
+
+
+def check_device(x: Tensor, name: str, tree: TreeIndex) -> None:
+    """Tensors are never moved silently."""
+    if x.device != tree.device:
+        raise ValueError(
+            f"Expected '{name}' and 'tree' on one device "
+            f"(got {x.device} and {tree.device}; move the tree with 'tree.to(...)')"
+        )
+
+
+def check_queries(q: Tensor, k: Tensor, tree: TreeIndex) -> None:
+    """``q`` and ``k`` of one shape ``[N, H, D]``."""
+    check_tensor(q, "q", 3)
+    check_tensor(k, "k", 3, like=q)
+    check_rows(q, "q", tree)
+    if q.shape[1] != k.shape[1]:
+        raise ValueError(
+            f"Expected 'k' to have as many heads as 'q' (got {k.shape[1]} and {q.shape[1]})"
+        )
+    if q.shape != k.shape:
+        raise ValueError(
+            f"Expected 'k' to have the shape of 'q' (got {list(k.shape)} and {list(q.shape)})"
+        )
+    if 0 in q.shape[1:]:
+        raise ValueError(f"Expected 'q' to have heads and channels (got shape {list(q.shape)})")
+    check_dtype(k, "k", q)
+
+
+def check_values(v: Tensor, q: Tensor) -> None:
+    """``v [N, H, Dv]`` beside ``q``."""
+    check_tensor(v, "v", 3, like=q)
+    if v.shape[0] != q.shape[0]:
+        raise ValueError(
+            f"Expected 'v' to have one row for each of the {q.shape[0]} leaves "
+            f"(got {v.shape[0]} rows)"
+        )
+    if v.shape[1] != q.shape[1]:
+        raise ValueError(
+            f"Expected 'v' to have as many heads as 'q' (got {v.shape[1]} and {q.shape[1]})"
+        )
+    if v.shape[2] == 0:
+        raise ValueError(f"Expected 'v' to have channels (got shape {list(v.shape)})")
+    check_dtype(v, "v", q)
+
+
+def check_dtype(x: Tensor, name: str, q: Tensor) -> None:
+    """float64 is not mixed with less; half precisions and float32 are."""
+    if (x.dtype == torch.float64) != (q.dtype == torch.float64):
+        raise ValueError(f"Expected '{name}' to be {q.dtype} as 'q' is (got {x.dtype})")
+
+
+def check_positions(pos_q: Tensor | None, pos_k: Tensor | None, q: Tensor, tree: TreeIndex) -> None:
+    """Both or none, each ``[T, H, P]``."""
+    if (pos_q is None) != (pos_k is None):
+        given, missing = ("pos_q", "pos_k") if pos_k is None else ("pos_k", "pos_q")
+        raise ValueError(f"Expected '{missing}' beside '{given}' (got None)")
+    if pos_q is None or pos_k is None:
+        return
+    for x, name in ((pos_q, "pos_q"), (pos_k, "pos_k")):
+        check_tensor(x, name, 3, like=q)
+        check_nodes(x, name, tree)
+        if x.shape[1] != q.shape[1]:
+            raise ValueError(
+                f"Expected '{name}' to have as many heads as 'q' "
+                f"(got {x.shape[1]} and {q.shape[1]})"
+            )
+    if pos_q.shape != pos_k.shape:
+        raise ValueError(
+            f"Expected 'pos_k' to have the shape of 'pos_q' "
+            f"(got {list(pos_k.shape)} and {list(pos_q.shape)})"
+        )
+
+
+def check_node_scalars(x: Tensor | None, name: str, q: Tensor, tree: TreeIndex) -> None:
+    """``[T, H]`` or absent."""
+    if x is None:
+        return
+    check_tensor(x, name, 2, like=q)
+    check_nodes(x, name, tree)
+    if x.shape[1] != q.shape[1]:
+        raise ValueError(
+            f"Expected '{name}' to have as many heads as 'q' (got {x.shape[1]} and {q.shape[1]})"
+        )
+
+
+def check_mass(mass: Tensor | None, tree: TreeIndex) -> None:
+    """Finite, not negative, one for each leaf; data, so without a gradient."""
+    if mass is None:
+        return
+    check_tensor(mass, "mass", 1)
+    check_rows(mass, "mass", tree)
+    if mass.requires_grad:
+        raise ValueError(
+            "Expected 'mass' to be data without gradient (got requires_grad=True; detach it)"
+        )
+    if torch.compiler.is_compiling() or mass.is_cuda:
+        return  # reading values would break the graph, or wait for the device
+    bad = ~(mass.isfinite() & (mass >= 0))
+    if bad.any():
+        leaf = int(bad.nonzero()[0])
+        raise ValueError(
+            f"Expected 'mass' to be finite and not negative "
+            f"(got mass[{leaf}] = {float(mass[leaf])})"
+        )
+
+
+def check_dropout(p: float) -> None:
+    """A probability."""
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"Expected 'dropout_p' to be in [0, 1] (got {p})")

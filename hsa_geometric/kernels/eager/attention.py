@@ -1,0 +1,111 @@
+"""Hierarchical self-attention: up-sweep, sibling attention, scalar recursion, down-sweep."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...tree import TreeIndex
+from .evidence import evidence, inside
+from .plan import NO_GRAD, Plan, accumulator
+from .siblings import siblings
+from .sweeps import CHUNK_ELEMENTS, chunks, down_, scan_down, up
+
+
+@torch.library.custom_op("hsa_geometric::mix", mutates_args=())
+def mix(mean: Tensor, share: Tensor, v: Tensor, own: Tensor, tree: list[Tensor]) -> Tensor:
+    """Sum of share · M over each leaf and its ancestors, plus own · v: ``[N, H, D]``."""
+    plan = Plan(*tree)
+    z = down_((mean * share.unsqueeze(-1)).flatten(1), plan, None)
+    out = z.index_select(0, plan.leaf).unflatten(1, mean.shape[1:])
+    for lo, hi in chunks(0, v.shape[0], max(1, CHUNK_ELEMENTS // max(1, z.shape[1]))):
+        out[lo:hi].addcmul_(v[lo:hi].to(out.dtype), own[lo:hi].unsqueeze(-1))
+    return out
+
+
+@mix.register_fake
+def _(mean, share, v, own, tree):
+    return mean.new_empty(v.shape)
+
+
+def _setup(ctx, inputs, output) -> None:
+    mean, share, v, own, tree = inputs
+    ctx.save_for_backward(mean, share, v, own, *tree)
+
+
+def _backward(ctx, grad):
+    mean, share, v, own, *tree = ctx.saved_tensors
+    above = up(grad.flatten(1).contiguous(), None, tree).unflatten(1, grad.shape[1:])
+    return (
+        above * share.unsqueeze(-1),
+        (above * mean).sum(-1),
+        (grad * own.unsqueeze(-1)).to(v.dtype),
+        (grad * v).sum(-1),
+        NO_GRAD,
+    )
+
+
+mix.register_autograd(_backward, setup_context=_setup)
+
+
+def hierarchical_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tree: TreeIndex,
+    *,
+    scale: float,
+    pos_q: Tensor | None = None,
+    pos_k: Tensor | None = None,
+    mass: Tensor | None = None,
+    temperature: Tensor | None = None,
+    bias: Tensor | None = None,
+    self_loop: bool = True,
+    dropout_p: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Output ``[N, H, Dv]`` and log evidence ``[trees, H]``; arguments are already checked."""
+    dtype, tensors, device = accumulator(q.dtype), tree.tensors, q.device
+    total = tree.count.to(dtype)
+    if mass is not None:
+        total = up(mass.detach().to(dtype).unsqueeze(1), None, tensors).squeeze(1)
+    log_mass = total.log()
+    weight = total / total[tree.up].clamp(min=torch.finfo(dtype).tiny)
+    seen = None if mass is None else (mass > 0).view(-1, 1, 1)
+
+    def mean(x: Tensor) -> Tensor:
+        x = x if seen is None else torch.where(seen, x, 0)
+        return up(x.flatten(1).contiguous(), weight, tensors).unflatten(1, x.shape[1:])
+
+    q_bar, k_bar, v_bar = mean(q), mean(k), mean(v)
+    own = (q.to(dtype) * k.to(dtype)).sum(-1) * scale
+    if pos_q is not None and pos_k is not None:
+        pos_q, pos_k = pos_q.to(dtype)[tree.order], pos_k.to(dtype)[tree.order]
+        own = own + (pos_q * pos_k).sum(-1)[tree.leaf]
+    if temperature is not None:
+        temperature = temperature.to(dtype)[tree.order]
+        q_bar = q_bar * temperature.unsqueeze(-1)
+        own = own * temperature[tree.leaf]
+        pos_q = None if pos_q is None else pos_q * temperature.unsqueeze(-1)
+    if bias is not None:  # one more position feature, which every sibling has as 1
+        column = bias.to(dtype)[tree.order].unsqueeze(-1)
+        one = torch.ones_like(column)
+        pos_q = column if pos_q is None else torch.cat([pos_q, column], -1)
+        pos_k = one if pos_k is None else torch.cat([pos_k, one], -1)
+
+    seed = torch.randint(1 << 62, (), dtype=torch.long) if dropout_p > 0.0 else None
+    average, sibling = siblings(
+        q_bar, k_bar, v_bar, pos_q, pos_k, log_mass, scale, dropout_p, seed, tensors
+    )
+    own = own + log_mass[tree.leaf].unsqueeze(-1)
+    own = own if self_loop else torch.full_like(own, float("-inf"))
+    f = evidence(own, sibling, weight, log_mass, tensors)
+
+    # W_A = W_parent g_A down the tree, W_root = g_root: 1 unless a tree holds no evidence at all.
+    keep = inside(f, sibling)
+    is_root = (tree.up == torch.arange(tree.num_nodes, device=device)).unsqueeze(1)
+    reach = scan_down(torch.where(is_root, keep, 0.0), keep, tensors)
+    share = reach[tree.up] * (1.0 - keep)
+    alone = F.dropout(reach[tree.leaf], dropout_p) if dropout_p > 0.0 else reach[tree.leaf]
+    values = v if seen is None else torch.where(seen, v, 0)
+    return mix(average, share, values, alone, tensors), f[: tree.num_trees]

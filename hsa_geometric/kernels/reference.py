@@ -1,0 +1,145 @@
+"""Backend ``'reference'``: the dense attention matrix, written to be obviously right.
+
+Plain loops over the nodes of the tree and ordinary differentiable tensor operations. It reads only
+the caller's parent vector, so that nothing of the fast layout is needed to trust it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+INF = float("inf")
+
+
+class Family:
+    """The tree as lists of node ids."""
+
+    def __init__(self, parent: Tensor):
+        self.parent = parent.tolist()
+        self.children: list[list[int]] = [[] for _ in self.parent]
+        self.roots = []
+        for node, above in enumerate(self.parent):
+            if node == above:
+                self.roots.append(node)
+            else:
+                self.children[above].append(node)
+        self.top_down = list(self.roots)
+        for node in self.top_down:  # grows while it is read
+            self.top_down.extend(self.children[node])
+        self.leaves = [node for node, below in enumerate(self.children) if not below]
+        row = {node: i for i, node in enumerate(self.leaves)}
+        self.rows: list[list[int]] = [[row[n]] if n in row else [] for n in range(len(parent))]
+        for node in reversed(self.top_down):
+            for child in self.children[node]:
+                self.rows[node].extend(self.rows[child])
+
+
+def attention_matrix(
+    q: Tensor,
+    k: Tensor,
+    parent: Tensor,
+    *,
+    scale: float,
+    pos_q: Tensor | None = None,
+    pos_k: Tensor | None = None,
+    mass: Tensor | None = None,
+    temperature: Tensor | None = None,
+    bias: Tensor | None = None,
+    self_loop: bool = True,
+    dropout_p: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Θ ``[H, N, N]`` and log evidence ``[trees, H]``; arguments are already checked."""
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    q, k = q.to(dtype), k.to(dtype)
+    num_leaves, heads = q.shape[:2]
+    tree = Family(parent)
+    weight = torch.ones(num_leaves) if mass is None else mass.detach()
+    weight = weight.to(q)
+    mass_of = [weight[rows].sum() for rows in tree.rows]
+
+    def mean(x: Tensor, node: int) -> Tensor:
+        if mass_of[node] == 0:
+            return torch.zeros_like(x[0])
+        rows = [r for r in tree.rows[node] if weight[r] > 0]
+        return torch.einsum("n,nhd->hd", weight[rows] / mass_of[node], x[rows])
+
+    def logit(a: int, b: int) -> Tensor:
+        s = scale * (mean(q, a) * mean(k, b)).sum(-1)
+        if pos_q is not None and pos_k is not None:
+            s = s + (pos_q[a].to(dtype) * pos_k[b].to(dtype)).sum(-1)
+        if temperature is not None:
+            s = s * temperature[a].to(dtype)
+        if bias is not None and a != b:
+            s = s + bias[a].to(dtype)
+        return s
+
+    # Sibling logits with log mass, [H, B] for each node with siblings of positive mass.
+    siblings: dict[int, list[int]] = {}
+    outward: dict[int, Tensor] = {}
+    nothing = torch.full((heads,), -INF).to(q)
+    for family in tree.children:
+        for a in family:
+            siblings[a] = [b for b in family if b != a and mass_of[b] > 0]
+            if siblings[a]:
+                s = [mass_of[b].log() + logit(a, b) for b in siblings[a]]
+                outward[a] = torch.stack(s, dim=-1)
+
+    # Upward: f and Z. Z is None where f and S are both minus infinity.
+    f: dict[int, Tensor] = {}
+    keep: dict[int, Tensor] = {}
+    for node in reversed(tree.top_down):
+        if mass_of[node] == 0:
+            f[node] = nothing
+        elif not tree.children[node]:
+            f[node] = mass_of[node].log() + logit(node, node) if self_loop else nothing
+        else:
+            f[node] = torch.zeros(heads).to(q)
+            for a in tree.children[node]:
+                if mass_of[a] > 0:
+                    z = f[a]
+                    if a in outward:
+                        s_total = outward[a].logsumexp(-1)
+                        z = s_total if torch.isneginf(f[a]).all() else f[a].logaddexp(s_total)
+                    f[node] = f[node] + mass_of[a] / mass_of[node] * z
+    for node in tree.top_down:
+        if torch.isneginf(f[node]).all():
+            keep[node] = torch.zeros(heads).to(q)
+        elif node not in outward:
+            keep[node] = torch.ones(heads).to(q)
+        else:
+            keep[node] = torch.sigmoid(f[node] - outward[node].logsumexp(-1))
+
+    # Downward: what is left for the inside, and the blocks of Θ.
+    theta = torch.zeros(heads, num_leaves, num_leaves).to(q)
+    reach: dict[int, Tensor] = {}
+    for node in tree.top_down:
+        above = tree.parent[node]
+        reach[node] = keep[node] * (1.0 if above == node else reach[above])
+        if node in outward:
+            given = reach[above] * (1.0 - keep[node])
+            share = F.dropout(outward[node].softmax(-1), dropout_p)
+            for j, b in enumerate(siblings[node]):
+                columns = tree.rows[b]
+                block = (given * share[:, j]).unsqueeze(-1) * weight[columns] / mass_of[b]
+                full = torch.zeros_like(theta)
+                i = torch.tensor(tree.rows[node]).unsqueeze(1)
+                full[:, i, torch.tensor(columns).unsqueeze(0)] = block.unsqueeze(1).expand(
+                    -1, len(tree.rows[node]), -1
+                )
+                theta = theta + full
+        if not tree.children[node]:
+            full = torch.zeros_like(theta)
+            (row,) = tree.rows[node]
+            full[:, row, row] = F.dropout(reach[node], dropout_p)
+            theta = theta + full
+    return theta, torch.stack([f[root] for root in tree.roots])
+
+
+def hierarchical_attention(q, k, v, parent, *, mass=None, **options) -> tuple[Tensor, Tensor]:
+    """Output ``[N, H, Dv]`` through the dense matrix, and log evidence ``[trees, H]``."""
+    theta, evidence = attention_matrix(q, k, parent, mass=mass, **options)
+    if mass is not None:  # padding may hold anything
+        v = torch.where((mass > 0).view(-1, 1, 1), v, 0)
+    return torch.einsum("hij,jhd->ihd", theta, v.to(theta.dtype)), evidence

@@ -1,0 +1,5 @@
+"""Attention layers."""
+
+from .hierarchical_attention_conv import HierarchicalAttentionConv
+
+__all__ = ["HierarchicalAttentionConv"]

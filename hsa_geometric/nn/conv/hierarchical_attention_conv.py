@@ -1,0 +1,214 @@
+"""Hierarchical self-attention as a layer beside GATConv and TransformerConv."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.nn.dense.linear import Linear
+
+from ...functional import attention_matrix, hierarchical_attention
+from ...functional.checks import as_tree, check_nodes, check_rows, check_tensor
+from ...tree import TreeIndex
+
+QK_NORMS = (None, "layer_norm", "rms_norm")
+
+
+class HierarchicalAttentionConv(torch.nn.Module):
+    r"""Hierarchical self-attention over the leaves of a tree, from `"Hierarchical Self-Attention:
+    Generalizing Neural Attention Mechanics to Multi-Scale Problems"
+    <https://arxiv.org/abs/2509.15448>`_.
+
+    .. math::
+        \mathbf{x}^{\prime}_i = \big\Vert_{h=1}^{H} \sum_{j} \theta^{(h)}_{ij}
+        \mathbf{W}^{(h)}_v \mathbf{x}_j
+
+    where :math:`\theta` has one weight between all leaves of a subtree and all leaves of a sibling
+    subtree, and among the matrices of that form is the nearest in KL divergence to the softmax of
+    :math:`(\mathbf{W}_q \mathbf{x}_i)^{\top} \mathbf{W}_k \mathbf{x}_j / \sqrt{d}`; see
+    :func:`hsa_geometric.functional.hierarchical_attention`. A star tree gives softmax attention.
+
+    Args:
+        in_channels: size of each input sample, or :obj:`-1` to derive it from the first input.
+        out_channels: size of each head's output sample.
+        heads: number of heads. (default: :obj:`1`)
+        concat: concatenate the heads; otherwise average them. (default: :obj:`True`)
+        self_loop: whether a leaf attends to itself; the paper leaves it out.
+        qk_norm: normalise each head's queries and keys: ``None``, ``'layer_norm'`` (without affine
+            map, which makes the dot product equal to the paper's distance form up to a constant)
+            or ``'rms_norm'`` (with a learnable gain).
+        pos_dim: size of :obj:`tree_pos`, positions of tree nodes within their families, which a
+            linear map turns into per-head embeddings :math:`\epsilon`, added to sibling logits as
+            :math:`\epsilon(A) \cdot \epsilon(B)`.
+        num_levels: learn a temperature and a bias of the sibling logits for each head and each of
+            the first :obj:`num_levels` levels (deeper ones share the last). Initially they change
+            nothing. (default: :obj:`None`)
+        dropout: probability of dropping attention weights in training.
+        bias: whether to learn an additive bias.
+        residual: add a learned linear map of the input, which TransformerConv calls
+            ``root_weight``. (default: :obj:`False`)
+        backend: see :func:`~hsa_geometric.functional.hierarchical_attention`.
+
+    Shapes:
+        - **input:** x :math:`(N, F_{in})`, tree with :math:`N` leaves and :math:`T` nodes,
+          mass :math:`(N)`, tree_pos :math:`(T, \mathrm{pos\_dim})` by node id
+        - **output:** :math:`(N, H \cdot F_{out})`, or :math:`(N, F_{out})` if not :obj:`concat`;
+          with :obj:`return_attention_weights` also :math:`\theta` of shape :math:`(H, N, N)`
+
+    Example:
+        >>> import torch
+        >>> conv = HierarchicalAttentionConv(16, 8, heads=4)
+        >>> conv(torch.randn(3, 16), torch.tensor([3, 3, 4, 4, 4])).shape
+        torch.Size([3, 32])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        heads: int = 1,
+        concat: bool = True,
+        *,
+        self_loop: bool = True,
+        qk_norm: str | None = None,
+        pos_dim: int | None = None,
+        num_levels: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+        residual: bool = False,
+        backend: str = "auto",
+    ):
+        super().__init__()
+        if qk_norm not in QK_NORMS:
+            raise ValueError(f"Expected 'qk_norm' to be one of {list(QK_NORMS)} (got '{qk_norm}')")
+        for name, value in (("out_channels", out_channels), ("heads", heads)):
+            if value < 1:
+                raise ValueError(f"Expected '{name}' to be positive (got {value})")
+        if not 0.0 <= dropout <= 1.0:
+            raise ValueError(f"Expected 'dropout' to be in [0, 1] (got {dropout})")
+        if num_levels is not None and num_levels < 1:
+            raise ValueError(f"Expected 'num_levels' to be positive (got {num_levels})")
+
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.heads = heads
+        self.concat = concat
+        self.self_loop = self_loop
+        self.qk_norm = qk_norm
+        self.pos_dim = pos_dim
+        self.num_levels = num_levels
+        self.dropout = dropout
+        self.residual = residual
+        self.backend = backend
+
+        width = heads * out_channels
+        self.lin_query = Linear(in_channels, width)
+        self.lin_key = Linear(in_channels, width)
+        self.lin_value = Linear(in_channels, width)
+        self.norm_query, self.norm_key = (self._norm() for _ in range(2))
+        self.lin_pos = None if pos_dim is None else Linear(pos_dim, width, bias=False)
+        if num_levels is None:
+            self.register_parameter("level_temperature", None)
+            self.register_parameter("level_bias", None)
+        else:
+            self.level_temperature = torch.nn.Parameter(torch.empty(num_levels, heads))
+            self.level_bias = torch.nn.Parameter(torch.empty(num_levels, heads))
+        total = width if concat else out_channels
+        self.lin_residual = Linear(in_channels, total, bias=False) if residual else None
+        if bias:
+            self.bias = torch.nn.Parameter(torch.empty(total))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def _norm(self) -> torch.nn.Module:
+        if self.qk_norm == "layer_norm":
+            return torch.nn.LayerNorm(self.out_channels, elementwise_affine=False)
+        if self.qk_norm == "rms_norm":
+            return torch.nn.RMSNorm(self.out_channels)
+        return torch.nn.Identity()
+
+    def reset_parameters(self) -> None:
+        """Draw all learnable parameters anew."""
+        for module in self.children():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+        if self.level_temperature is not None:
+            torch.nn.init.ones_(self.level_temperature)
+            torch.nn.init.zeros_(self.level_bias)
+        if self.bias is not None:
+            torch.nn.init.zeros_(self.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        tree: TreeIndex | Tensor,
+        *,
+        mass: Tensor | None = None,
+        tree_pos: Tensor | None = None,
+        return_attention_weights: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        r"""Run the layer.
+
+        Args:
+            x: leaf features.
+            tree: a :class:`~hsa_geometric.TreeIndex`, a ``Hierarchy``'s ``.tree``, or a parent
+                vector (indexed anew at each call).
+            mass: weight of each leaf; 0 marks padding.
+            tree_pos: position of each tree node within its family, if :obj:`pos_dim` is set.
+            return_attention_weights: also return the dense :math:`\theta`, without dropout.
+        """
+        tree = as_tree(tree)
+        check_tensor(x, "x", 2)
+        check_rows(x, "x", tree)
+        if self.in_channels not in (-1, x.shape[1]):
+            raise ValueError(f"Expected 'x' to have {self.in_channels} channels (got {x.shape[1]})")
+
+        shape = (-1, self.heads, self.out_channels)
+        q = self.norm_query(self.lin_query(x).view(shape))
+        k = self.norm_key(self.lin_key(x).view(shape))
+        v = self.lin_value(x).view(shape)
+        options: dict[str, Any] = {"mass": mass, "self_loop": self.self_loop}
+        options.update(self._positions(tree_pos, tree))
+        if self.level_temperature is not None:
+            level = tree.level.clamp(max=self.level_temperature.shape[0] - 1)
+            options["temperature"] = self.level_temperature[level]
+            options["bias"] = self.level_bias[level]
+
+        out = hierarchical_attention(
+            q, k, v, tree, dropout_p=self.dropout, training=self.training, backend=self.backend,
+            **options,
+        )  # fmt: skip
+        assert isinstance(out, Tensor)
+        out = out.flatten(1) if self.concat else out.mean(1)
+        if self.lin_residual is not None:
+            out = out + self.lin_residual(x)
+        if self.bias is not None:
+            out = out + self.bias
+        if return_attention_weights:
+            return out, attention_matrix(q, k, tree, **options)
+        return out
+
+    def _positions(self, tree_pos: Tensor | None, tree: TreeIndex) -> dict[str, Tensor]:
+        if self.lin_pos is None:
+            if tree_pos is not None:
+                raise ValueError("Expected no 'tree_pos' in a layer whose 'pos_dim' is None")
+            return {}
+        if tree_pos is None:
+            raise ValueError(f"Expected 'tree_pos' with {self.pos_dim} columns (got None)")
+        check_tensor(tree_pos, "tree_pos", 2)
+        check_nodes(tree_pos, "tree_pos", tree)
+        if tree_pos.shape[1] != self.pos_dim:
+            raise ValueError(
+                f"Expected 'tree_pos' to have {self.pos_dim} columns (got {tree_pos.shape[1]})"
+            )
+        pos = self.lin_pos(tree_pos).view(-1, self.heads, self.out_channels)
+        return {"pos_q": pos, "pos_k": pos}
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}, "
+            f"heads={self.heads})"
+        )
