@@ -43,6 +43,8 @@ class TreeIndex:
         levels: ``[L, 6]`` on the CPU, see :data:`LEVEL_COLUMNS`.
         sizes: ``[G, 4]`` on the CPU: family size, its slice of ``family_order``, and the position
             of the first member if the families of that size are consecutive (else -1).
+        layout: ``[2]`` on the CPU: number of roots, and the position of the first leaf if the
+            leaves are consecutive and in order (else -1).
 
     Example:
         >>> import torch
@@ -63,6 +65,7 @@ class TreeIndex:
     family_order: Tensor
     levels: Tensor
     sizes: Tensor
+    layout: Tensor
 
     @classmethod
     def from_parent(cls, parent: Tensor) -> TreeIndex:
@@ -94,6 +97,7 @@ class TreeIndex:
         up = position[parent[order]]
         degree = degree[order]
 
+        leaf = position[is_leaf]
         num_roots = int(is_root.sum())
         below = up[num_roots:]
         starts = torch.ones(below.numel(), dtype=torch.bool, device=device)
@@ -109,13 +113,14 @@ class TreeIndex:
             position=position,
             up=up,
             root=ids[:num_roots],
-            leaf=position[is_leaf],
+            leaf=leaf,
             count=count[order],
             family_parent=family_parent,
             family_ptr=family_ptr,
             family_order=family_order,
             levels=_level_table(level[order][first], family_parent, family_ptr, size),
             sizes=_size_table(size[family_order], family_order, first),
+            layout=torch.tensor([num_roots, _first_if_consecutive(leaf)]),
         )
 
     @property
@@ -168,11 +173,12 @@ class TreeIndex:
             self.family_order,
             self.levels,
             self.sizes,
+            self.layout,
         ]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeIndex:
-        """The same index on another device. The two small tables stay on the CPU."""
-        host = ("levels", "sizes")
+        """The same index on another device. The small tables stay on the CPU."""
+        host = ("levels", "sizes", "layout")
         moved = {
             f.name: getattr(self, f.name)
             if f.name in host
@@ -269,3 +275,8 @@ def _size_table(size: Tensor, family: Tensor, first: Tensor) -> Tensor:
     consecutive = family[end - 1] - family[begin] == number - 1
     start = torch.where(consecutive, first[family[begin]], -1)
     return torch.stack([value, begin, end, start], dim=1).cpu()
+
+
+def _first_if_consecutive(x: Tensor) -> int:
+    """The first entry of ``x`` if each is one more than the last, else -1."""
+    return int(x[0]) if bool((x.diff() == 1).all()) else -1

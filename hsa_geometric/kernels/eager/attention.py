@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,18 +12,40 @@ from ...tree import TreeIndex
 from .evidence import evidence, inside
 from .plan import NO_GRAD, Plan, accumulator
 from .siblings import siblings
-from .sweeps import CHUNK_ELEMENTS, chunks, down_, scan_down, up
+from .sweeps import CHUNK_ELEMENTS, chunks, scan_down, sweep_down, up
 
 
 @torch.library.custom_op("hsa_geometric::mix", mutates_args=())
 def mix(mean: Tensor, share: Tensor, v: Tensor, own: Tensor, tree: list[Tensor]) -> Tensor:
     """Sum of share · M over each leaf and its ancestors, plus own · v: ``[N, H, D]``."""
     plan = Plan(*tree)
-    z = down_((mean * share.unsqueeze(-1)).flatten(1), plan, None)
-    out = z.index_select(0, plan.leaf).unflatten(1, mean.shape[1:])
-    for lo, hi in chunks(0, v.shape[0], max(1, CHUNK_ELEMENTS // max(1, z.shape[1]))):
+    out = plan.take_leaves(sweep_down(mean, plan, share=share.unsqueeze(-1)))
+    for lo, hi in chunks(0, v.shape[0], max(1, CHUNK_ELEMENTS // v[0].numel())):
         out[lo:hi].addcmul_(v[lo:hi].to(out.dtype), own[lo:hi].unsqueeze(-1))
     return out
+
+
+@torch.library.custom_op("hsa_geometric::row_dot", mutates_args=())
+def row_dot(a: Tensor, b: Tensor) -> Tensor:
+    """Dot products ``[N, H]`` of the rows of two ``[N, H, D]``, without a buffer of their size."""
+    out = a.new_empty(a.shape[:-1], dtype=torch.promote_types(a.dtype, b.dtype))
+    for lo, hi in chunks(0, a.shape[0], max(1, CHUNK_ELEMENTS // a[0].numel())):
+        out[lo:hi] = (a[lo:hi] * b[lo:hi]).sum(-1)
+    return out
+
+
+@row_dot.register_fake
+def _(a, b):
+    return a.new_empty(a.shape[:-1], dtype=torch.promote_types(a.dtype, b.dtype))
+
+
+row_dot.register_autograd(
+    lambda ctx, grad: (
+        (grad.unsqueeze(-1) * ctx.saved_tensors[1]).to(ctx.saved_tensors[0].dtype),
+        (grad.unsqueeze(-1) * ctx.saved_tensors[0]).to(ctx.saved_tensors[1].dtype),
+    ),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
 
 
 @mix.register_fake
@@ -39,9 +63,9 @@ def _backward(ctx, grad):
     above = up(grad.flatten(1).contiguous(), None, tree).unflatten(1, grad.shape[1:])
     return (
         above * share.unsqueeze(-1),
-        (above * mean).sum(-1),
+        row_dot(above, mean),
         (grad * own.unsqueeze(-1)).to(v.dtype),
-        (grad * v).sum(-1),
+        row_dot(grad, v),
         NO_GRAD,
     )
 
@@ -78,28 +102,26 @@ def hierarchical_attention(
         return up(x.flatten(1).contiguous(), weight, tensors).unflatten(1, x.shape[1:])
 
     q_bar, k_bar, v_bar = mean(q), mean(k), mean(v)
-    own = (q.to(dtype) * k.to(dtype)).sum(-1) * scale
     if pos_q is not None and pos_k is not None:
         pos_q, pos_k = pos_q.to(dtype)[tree.order], pos_k.to(dtype)[tree.order]
-        own = own + (pos_q * pos_k).sum(-1)[tree.leaf]
     if temperature is not None:
-        temperature = temperature.to(dtype)[tree.order]
-        q_bar = q_bar * temperature.unsqueeze(-1)
-        own = own * temperature[tree.leaf]
-        pos_q = None if pos_q is None else pos_q * temperature.unsqueeze(-1)
+        temperature = temperature.to(dtype)[tree.order].unsqueeze(-1)
+        q_bar = q_bar * temperature
+        pos_q = None if pos_q is None else pos_q * temperature
     if bias is not None:  # one more position feature, which every sibling has as 1
-        column = bias.to(dtype)[tree.order].unsqueeze(-1)
-        one = torch.ones_like(column)
-        pos_q = column if pos_q is None else torch.cat([pos_q, column], -1)
+        bias = bias.to(dtype)[tree.order].unsqueeze(-1)
+        one = torch.ones_like(bias)
+        pos_q = bias if pos_q is None else torch.cat([pos_q, bias], -1)
         pos_k = one if pos_k is None else torch.cat([pos_k, one], -1)
 
     seed = torch.randint(1 << 62, (), dtype=torch.long) if dropout_p > 0.0 else None
-    average, sibling = siblings(
+    average, sibling, own = siblings(
         q_bar, k_bar, v_bar, pos_q, pos_k, log_mass, scale, dropout_p, seed, tensors
     )
-    own = own + log_mass[tree.leaf].unsqueeze(-1)
-    own = own if self_loop else torch.full_like(own, float("-inf"))
-    f = evidence(own, sibling, weight, log_mass, tensors)
+    if bias is not None:
+        own = own - bias.squeeze(-1)
+    own = own[tree.leaf] if self_loop else own.new_full((tree.num_leaves, 1), -math.inf)
+    f = evidence(own.expand(-1, q.shape[1]), sibling, weight, log_mass, tensors)
 
     # W_A = W_parent g_A down the tree, W_root = g_root: 1 unless a tree holds no evidence at all.
     keep = inside(f, sibling)

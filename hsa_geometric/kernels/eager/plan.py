@@ -18,6 +18,22 @@ class Plan(NamedTuple):
     family_order: Tensor
     levels: Tensor
     sizes: Tensor
+    layout: Tensor
+
+    @property
+    def num_roots(self) -> int:
+        """Roots have positions ``0 .. num_roots - 1``."""
+        return int(self.layout[0])
+
+    def leaf_rows(self) -> slice | Tensor:
+        """Positions of the leaves: a slice where they are consecutive."""
+        start = int(self.layout[1])
+        return self.leaf if start < 0 else slice(start, start + self.leaf.shape[0])
+
+    def take_leaves(self, y: Tensor) -> Tensor:
+        """Leaf rows of ``y [T, C]``: a view where they are consecutive."""
+        rows = self.leaf_rows()
+        return y[rows] if isinstance(rows, slice) else y.index_select(0, rows)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

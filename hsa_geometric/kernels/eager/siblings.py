@@ -12,6 +12,7 @@ backward recomputes the logits of a piece, so that nothing of size b² is ever k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -78,11 +79,19 @@ def as_rows(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
+def put(out: Tensor, rows: Rows, x: Tensor, add: int = 0) -> None:
+    """Write ``x [F, H, n, D]`` to its rows of ``out``, or add to what an earlier piece wrote."""
+    if add:
+        out[rows] += as_rows(x)
+    else:
+        out[rows] = as_rows(x)
+
+
 def pieces(plan: Plan, heads: int, channels: int) -> Iterator[Piece]:
-    """All families of two or more members, in an order that depends on the tree alone."""
+    """All nodes once, in an order that depends on the tree alone; a root is its own family."""
+    roots = plan.num_roots
+    yield Piece(roots, 1, 0, 1, slice(0, roots), slice(0, roots))
     for b, g0, g1, start in plan.sizes.tolist():
-        if b == 1:
-            continue
         if heads * b * b > LOGITS:  # one family at a time, cut by queries
             step, queries = 1, max(1, LOGITS // (heads * b))
         else:
@@ -103,19 +112,15 @@ def pieces(plan: Plan, heads: int, channels: int) -> Iterator[Piece]:
                 yield Piece(hi - lo, b, q0, q1, members, asking)
 
 
-def logits(piece: Piece, x: Operands, scale: float) -> Tensor:
-    """Logits ``[F, H, n, b]`` of a piece; −∞ on the diagonal."""
-    s = torch.matmul(x.q * scale, x.k.transpose(-1, -2))
+def logits(piece: Piece, x: Operands, scale: float) -> tuple[Tensor, Tensor]:
+    """Logits ``[F, H, n, b]`` of a piece, −∞ on the diagonal, and the diagonal ``[F, H, n]``."""
+    s = torch.matmul(x.q, x.k.transpose(-1, -2)).mul_(scale)
     if x.pos_q is not None and x.pos_k is not None:
-        s = s + torch.matmul(x.pos_q, x.pos_k.transpose(-1, -2))
-    s = s + x.log_mass.transpose(-1, -2)
-    own = torch.arange(piece.start, piece.stop, device=s.device).unsqueeze(1)
-    return s.masked_fill(own == torch.arange(piece.size, device=s.device), float("-inf"))
-
-
-def probabilities(s: Tensor, total: Tensor) -> Tensor:
-    """exp(s − total), 0 in a row without any sibling of positive mass."""
-    return torch.exp(s - torch.where(total.isneginf(), 0.0, total).unsqueeze(-1))
+        s += torch.matmul(x.pos_q, x.pos_k.transpose(-1, -2))
+    s += x.log_mass.transpose(-1, -2)
+    own = s.diagonal(piece.start, -2, -1)[..., : piece.stop - piece.start].clone()
+    s.diagonal(piece.start, -2, -1)[..., : piece.stop - piece.start].fill_(-math.inf)
+    return s, own
 
 
 class Dropout:
@@ -135,14 +140,21 @@ class Dropout:
         return (draw >= self.p).to(q.dtype) / max(1.0 - self.p, 1e-30)
 
 
-def attend(piece: Piece, x: Operands, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """M and S of one piece, in plain differentiable operations."""
-    s = logits(piece, x, scale)
-    # logsumexp of an empty row is -inf as it should be, but its derivative is NaN: hide the row.
-    empty = s.detach().amax(-1, keepdim=True).isneginf()
-    total = s.masked_fill(empty, 0.0).logsumexp(-1).masked_fill(empty.squeeze(-1), float("-inf"))
-    p = probabilities(s, total)
-    return torch.matmul(p if mask is None else p * mask, x.v), total
+def attend(
+    piece: Piece, x: Operands, scale: float, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """M, S and the diagonal of one piece, in differentiable operations."""
+    s, own = logits(piece, x, scale)
+    top = s.detach().amax(-1, keepdim=True)
+    top = torch.where(top.isneginf(), 0.0, top)
+    p = s.sub_(top).exp_()
+    # The sum is at least 1, or 0 where there is no sibling of positive mass: M = 0 and S = -inf,
+    # whose derivatives are hidden, not NaN.
+    total = p.sum(-1, keepdim=True)
+    some = total.clamp(min=0.5)
+    log_total = (some.log() + top).masked_fill(total == 0, -math.inf).squeeze(-1)
+    p = p if mask is None else p * mask
+    return torch.matmul(p, x.v) / some, log_total, own
 
 
 @torch.library.custom_op("hsa_geometric::siblings", mutates_args=())
@@ -157,24 +169,26 @@ def siblings(
     dropout_p: float,
     seed: Tensor | None,
     tree: list[Tensor],
-) -> tuple[Tensor, Tensor]:
-    """M ``[T, H, Dv]`` and S ``[T, H]`` from node means ``[T, H, D]``."""
-    mean = torch.zeros_like(v)
-    total = torch.full_like(q[..., 0], float("-inf"))
+) -> tuple[Tensor, Tensor, Tensor]:
+    """M ``[T, H, Dv]``, S and own logits ``[T, H]`` from node means ``[T, H, D]``."""
+    mean = torch.empty_like(v)
+    total, own = torch.empty_like(q[..., 0]), torch.empty_like(q[..., 0])
     drop = Dropout(dropout_p, seed, q.device)
     with torch.autocast(q.device.type, enabled=False):
         for piece in pieces(Plan(*tree), q.shape[1], q.shape[2]):
             x = piece.operands(q, k, v, pos_q, pos_k, log_mass)
-            m, s = attend(piece, x, scale, drop.mask(piece, x.q))
-            mean[piece.queries] = as_rows(m)
-            total[piece.queries] = as_rows(s.unsqueeze(-1)).squeeze(-1)
-    return mean, total
+            m, s, o = attend(piece, x, scale, drop.mask(piece, x.q))
+            put(mean, piece.queries, m)
+            put(total.unsqueeze(-1), piece.queries, s.unsqueeze(-1))
+            put(own.unsqueeze(-1), piece.queries, o.unsqueeze(-1))
+    return mean, total, own
 
 
 @torch.library.custom_op("hsa_geometric::siblings_backward", mutates_args=())
 def siblings_backward(
     grad_mean: Tensor,
     grad_total: Tensor,
+    grad_own: Tensor,
     mean: Tensor,
     total: Tensor,
     q: Tensor,
@@ -195,33 +209,37 @@ def siblings_backward(
             + \partial S_A
     ight)
     """
-    grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    grad_pq = q.new_zeros(0) if pos_q is None else torch.zeros_like(pos_q)
-    grad_pk = q.new_zeros(0) if pos_k is None else torch.zeros_like(pos_k)
-    # What every logit of a row shares: its derivative of S, less the mean of the others.
-    shared = (grad_total - (grad_mean * mean).sum(-1)).unsqueeze(-1)
+    grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    grad_pq = q.new_empty(0) if pos_q is None else torch.empty_like(pos_q)
+    grad_pk = q.new_empty(0) if pos_k is None else torch.empty_like(pos_k)
+    total, grad_own = total.unsqueeze(-1), grad_own.unsqueeze(-1)
+    grad_total = grad_total.unsqueeze(-1)
     drop = Dropout(dropout_p, seed, q.device)
     with torch.autocast(q.device.type, enabled=False):
         for piece in pieces(Plan(*tree), q.shape[1], q.shape[2]):
             x = piece.operands(q, k, v, pos_q, pos_k, log_mass)
-            p = probabilities(
-                logits(piece, x, scale),
-                piece.take(total.unsqueeze(-1), piece.queries).squeeze(-1),
-            )
+            p, _ = logits(piece, x, scale)
+            top = piece.take(total, piece.queries)
+            p = p.sub_(torch.where(top.isneginf(), 0.0, top)).exp_()
             mask = drop.mask(piece, x.q)
             g = piece.take(grad_mean, piece.queries)
             ds = torch.matmul(g, x.v.transpose(-1, -2))
             if mask is not None:
                 ds *= mask
-            ds += piece.take(shared, piece.queries)
+            # What every logit of a row shares: the derivative of S, less the mean of the others.
+            shared = (g * piece.take(mean, piece.queries)).sum(-1, keepdim=True)
+            ds += piece.take(grad_total, piece.queries) - shared
             ds *= p
+            diagonal = ds.diagonal(piece.start, -2, -1)[..., : piece.stop - piece.start]
+            diagonal += piece.take(grad_own, piece.queries).squeeze(-1)
             p = p if mask is None else p * mask
-            grad_v[piece.members] += as_rows(torch.matmul(p.transpose(-1, -2), g))
-            grad_q[piece.queries] = as_rows(torch.matmul(ds, x.k).mul_(scale))
-            grad_k[piece.members] += as_rows(torch.matmul(ds.transpose(-1, -2), x.q).mul_(scale))
+            put(grad_v, piece.members, torch.matmul(p.transpose(-1, -2), g), piece.start)
+            put(grad_q, piece.queries, torch.matmul(ds, x.k).mul_(scale))
+            back = ds.transpose(-1, -2)
+            put(grad_k, piece.members, torch.matmul(back, x.q).mul_(scale), piece.start)
             if x.pos_q is not None and x.pos_k is not None:
-                grad_pq[piece.queries] = as_rows(torch.matmul(ds, x.pos_k))
-                grad_pk[piece.members] += as_rows(torch.matmul(ds.transpose(-1, -2), x.pos_q))
+                put(grad_pq, piece.queries, torch.matmul(ds, x.pos_k))
+                put(grad_pk, piece.members, torch.matmul(back, x.pos_q), piece.start)
     return grad_q, grad_k, grad_v, grad_pq, grad_pk
 
 
@@ -229,6 +247,7 @@ def siblings_double_backward(
     grads: list[Tensor],
     grad_mean: Tensor,
     grad_total: Tensor,
+    grad_own: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -245,57 +264,61 @@ def siblings_double_backward(
     Runs where autograd does, not inside an operator, and so has derivatives of its own.
     """
     again = torch.is_grad_enabled()
-    inputs = [grad_mean, grad_total.unsqueeze(-1), q, k, v]
+    inputs = [grad_mean, grad_total.unsqueeze(-1), grad_own.unsqueeze(-1), q, k, v]
     inputs += [] if pos_q is None or pos_k is None else [pos_q, pos_k]
     result = [torch.zeros_like(x) for x in inputs]
     drop = Dropout(dropout_p, seed, q.device)
     with torch.autocast(q.device.type, enabled=False):
         for piece in pieces(Plan(*tree), q.shape[1], q.shape[2]):
-            by_query = (piece.queries, piece.queries, piece.queries, piece.members, piece.members)
-            rows = (*by_query, piece.queries, piece.members)[: len(inputs)]
+            asking, answering = piece.queries, piece.members
+            rows: list[Rows] = [asking] * 4 + [answering] * 2 + [asking, answering]
+            rows = rows[: len(inputs)]
             with torch.enable_grad():
                 taken = [piece.take(x, r) for x, r in zip(inputs, rows, strict=True)]
                 taken = [
                     x if again and x.requires_grad else x.detach().requires_grad_() for x in taken
                 ]
-                pos_q_p, pos_k_p = taken[5:] or (None, None)
+                pos_q_p, pos_k_p = taken[6:] or (None, None)
                 lm = piece.take(log_mass.view(-1, 1, 1), piece.members)
-                x = Operands(taken[2], taken[3], taken[4], pos_q_p, pos_k_p, lm)
-                m, s = attend(piece, x, scale, drop.mask(piece, x.q))
+                x = Operands(taken[3], taken[4], taken[5], pos_q_p, pos_k_p, lm)
+                outputs = attend(piece, x, scale, drop.mask(piece, x.q))
                 first = torch.autograd.grad(
-                    (m, s), taken[2:], (taken[0], taken[1].squeeze(-1)), create_graph=True
+                    outputs,
+                    taken[3:],
+                    (taken[0], taken[1].squeeze(-1), taken[2].squeeze(-1)),
+                    create_graph=True,
                 )
-                given = [piece.take(x, r) for x, r in zip(grads, rows[2:], strict=True)]
+                given = [piece.take(x, r) for x, r in zip(grads, rows[3:], strict=True)]
                 second = torch.autograd.grad(
                     first, taken, given, create_graph=again, allow_unused=True
                 )
             for out, r, grad in zip(result, rows, second, strict=True):
                 if grad is not None:
                     out[r] += as_rows(grad)
-    result[1] = result[1].squeeze(-1)
+    result[1:3] = [x.squeeze(-1) for x in result[1:3]]
     return result
 
 
 @siblings.register_fake
 def _(q, k, v, pos_q, pos_k, log_mass, scale, dropout_p, seed, tree):
-    return torch.empty_like(v), q.new_empty(q.shape[:2])
+    return torch.empty_like(v), q.new_empty(q.shape[:2]), q.new_empty(q.shape[:2])
 
 
 @siblings_backward.register_fake
-def _(grad_mean, grad_total, mean, total, q, k, v, pos_q, pos_k, *rest):
+def _(grad_mean, grad_total, grad_own, mean, total, q, k, v, pos_q, pos_k, *rest):
     empty = [q.new_empty(0) if x is None else torch.empty_like(x) for x in (pos_q, pos_k)]
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), *empty
 
 
 def _setup(ctx, inputs, output) -> None:
     q, k, v, pos_q, pos_k, log_mass, ctx.scale, ctx.dropout_p, seed, tree = inputs
-    ctx.save_for_backward(*output, q, k, v, pos_q, pos_k, log_mass, seed, *tree)
+    ctx.save_for_backward(*output[:2], q, k, v, pos_q, pos_k, log_mass, seed, *tree)
 
 
-def _backward(ctx, grad_mean, grad_total):
+def _backward(ctx, *given):
     mean, total, q, k, v, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
     *grads, grad_pq, grad_pk = siblings_backward(
-        grad_mean.contiguous(), grad_total.contiguous(), mean, total,
+        *(x.contiguous() for x in given), mean, total,
         q, k, v, pos_q, pos_k, log_mass, ctx.scale, ctx.dropout_p, seed, tree,
     )  # fmt: skip
     position = (None, None) if pos_q is None else (grad_pq, grad_pk)
@@ -303,20 +326,21 @@ def _backward(ctx, grad_mean, grad_total):
 
 
 def _setup_backward(ctx, inputs, output) -> None:
-    gm, gt, _, _, q, k, v, pos_q, pos_k, log_mass, ctx.scale, ctx.dropout_p, seed, tree = inputs
-    ctx.save_for_backward(gm, gt, q, k, v, pos_q, pos_k, log_mass, seed, *tree)
+    gm, gt, go, _, _, q, k, v, pos_q, pos_k, log_mass, *rest, seed, tree = inputs
+    ctx.scale, ctx.dropout_p = rest
+    ctx.save_for_backward(gm, gt, go, q, k, v, pos_q, pos_k, log_mass, seed, *tree)
 
 
 def _backward_of_backward(ctx, *grads):
-    gm, gt, q, k, v, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
+    gm, gt, go, q, k, v, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
     given = zip(grads, (q, k, v, pos_q, pos_k), strict=True)
     given = [torch.zeros_like(x) if g is None else g for g, x in given if x is not None]
-    ggm, ggt, *rest = siblings_double_backward(
-        given, gm, gt, q, k, v, pos_q, pos_k, log_mass, ctx.scale, ctx.dropout_p, seed, tree
+    ggm, ggt, ggo, *rest = siblings_double_backward(
+        given, gm, gt, go, q, k, v, pos_q, pos_k, log_mass, ctx.scale, ctx.dropout_p, seed, tree
     )
     # mean and total are functions of q, k and v: their share is already in `rest`.
     rest += [None] * (5 - len(rest))
-    return ggm, ggt, None, None, *rest, None, None, None, None, NO_GRAD
+    return ggm, ggt, ggo, None, None, *rest, None, None, None, None, NO_GRAD
 
 
 siblings.register_autograd(_backward, setup_context=_setup)

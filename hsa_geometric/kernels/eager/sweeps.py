@@ -71,26 +71,44 @@ def up_(y: Tensor, plan: Plan, weight: Tensor | None) -> Tensor:
     return y
 
 
-def down_(z: Tensor, plan: Plan, weight: Tensor | None) -> Tensor:
-    """Sweep ``z [T, C]`` downward in place."""
-    if weight is not None and weight.dim() == 1:
-        weight = weight.unsqueeze(-1)
-    step = max(1, CHUNK_ELEMENTS // max(1, z.shape[1]))
+def sweep_down(
+    x: Tensor, plan: Plan, weight: Tensor | None = None, share: Tensor | None = None
+) -> Tensor:
+    """``z`` with z_A = share_A x_A + w_A z_parent for ``x [T, ...]``, each level written once.
+
+    At most one of ``weight`` and ``share`` is given, of a shape that broadcasts with ``x``.
+    """
+    z = torch.empty_like(x, dtype=accumulator(x.dtype))
+    roots = plan.num_roots
+    z[:roots] = x[:roots] if share is None else x[:roots] * share[:roots]
+    step = max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
+
+    def write(out: Tensor, here: Tensor, above: Tensor, w: Tensor | None, c: Tensor | None) -> None:
+        if w is not None and c is None:
+            torch.addcmul(here, above, w, out=out)
+        elif c is not None and w is None:
+            torch.addcmul(above, here, c, out=out)
+        else:
+            torch.add(here, above, out=out)
+
     for f0, f1, n0, n1, p0, b in plan.levels.tolist():
         if b > 0 and p0 >= 0:  # families of one size below consecutive parents: one broadcast
-            below = z[n0:n1].unflatten(0, (f1 - f0, b))
+
+            def part(t: Tensor | None, lo: int = n0, hi: int = n1, shape=(f1 - f0, b)):
+                return None if t is None else t[lo:hi].unflatten(0, shape)
+
             above = z[p0 : p0 + f1 - f0].unsqueeze(1)
-            if weight is None:
-                below += above
-            else:
-                below.addcmul_(above, weight[n0:n1].unflatten(0, (f1 - f0, b)))
+            write(part(z), part(x), above, part(weight), part(share))
             continue
         for lo, hi in chunks(n0, n1, step):
             above = z.index_select(0, plan.up[lo:hi])
-            if weight is None:
-                z[lo:hi] += above
-            else:
-                z[lo:hi].addcmul_(above, weight[lo:hi])
+            write(
+                z[lo:hi],
+                x[lo:hi],
+                above,
+                None if weight is None else weight[lo:hi],
+                None if share is None else share[lo:hi],
+            )
     return z
 
 
@@ -102,8 +120,14 @@ def chunks(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
 
 def from_leaves(x: Tensor, plan: Plan) -> Tensor:
     """``[N, C]`` leaf rows to ``[T, C]`` node rows, zero at inner nodes, in the accumulator."""
-    y = x.new_zeros(plan.up.shape[0], x.shape[1], dtype=accumulator(x.dtype))
-    return y.index_copy_(0, plan.leaf, x.to(y.dtype))
+    y = x.new_empty(plan.up.shape[0], x.shape[1], dtype=accumulator(x.dtype))
+    y.index_fill_(0, plan.family_parent, 0)
+    rows = plan.leaf_rows()
+    if isinstance(rows, slice):
+        y[rows] = x
+    else:
+        y.index_copy_(0, rows, x.to(y.dtype))
+    return y
 
 
 # --- the operators -------------------------------------------------------------------------------
@@ -120,7 +144,8 @@ def up(x: Tensor, weight: Tensor | None, tree: list[Tensor]) -> Tensor:
 def down(z: Tensor, weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     """Node values ``[T, C]`` to leaf values ``[N, C]``, ``weight [T]`` a constant."""
     plan = Plan(*tree)
-    return down_(z.to(accumulator(z.dtype), copy=True), plan, weight).index_select(0, plan.leaf)
+    weight = None if weight is None else weight.unsqueeze(1)
+    return plan.take_leaves(sweep_down(z, plan, weight))
 
 
 @torch.library.custom_op("hsa_geometric::scan_up", mutates_args=())
@@ -132,7 +157,7 @@ def scan_up(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
 @torch.library.custom_op("hsa_geometric::scan_down", mutates_args=())
 def scan_down(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
     """Downward sweep of node values ``[T, H]`` with differentiable weights ``[T, H]``."""
-    return down_(x.clone(), Plan(*tree), weight)
+    return sweep_down(x, Plan(*tree), weight)
 
 
 @up.register_fake
