@@ -81,10 +81,13 @@ def as_rows(x: Tensor) -> Tensor:
 
 def put(out: Tensor, rows: Rows, x: Tensor, add: int = 0) -> None:
     """Write ``x [F, H, n, D]`` to its rows of ``out``, or add to what an earlier piece wrote."""
-    if add:
-        out[rows] += as_rows(x)
+    if isinstance(rows, slice):  # one strided copy, without an intermediate
+        here = out[rows].unflatten(0, (x.shape[0], -1)).transpose(1, 2)
+        here.add_(x) if add else here.copy_(x)
+    elif add:
+        out.index_add_(0, rows, as_rows(x))
     else:
-        out[rows] = as_rows(x)
+        out.index_copy_(0, rows, as_rows(x))
 
 
 def pieces(plan: Plan, heads: int, channels: int) -> Iterator[Piece]:
