@@ -60,7 +60,7 @@ def _setup(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad):
     mean, share, v, own, *tree = ctx.saved_tensors
-    above = up(grad.flatten(1).contiguous(), None, tree).unflatten(1, grad.shape[1:])
+    above = up([grad.flatten(1)], None, tree).unflatten(1, grad.shape[1:])
     return (
         above * share.unsqueeze(-1),
         row_dot(above, mean),
@@ -92,21 +92,21 @@ def hierarchical_attention(
     dtype, tensors, device = accumulator(q.dtype), tree.tensors, q.device
     total = tree.count.to(dtype)
     if mass is not None:
-        total = up(mass.detach().to(dtype).unsqueeze(1), None, tensors).squeeze(1)
+        total = up([mass.detach().to(dtype).unsqueeze(1)], None, tensors).squeeze(1)
     log_mass = total.log()
     weight = total / total[tree.up].clamp(min=torch.finfo(dtype).tiny)
     seen = None if mass is None else (mass > 0).view(-1, 1, 1)
 
-    def mean(x: Tensor) -> Tensor:
-        x = x if seen is None else torch.where(seen, x, 0)
-        return up(x.flatten(1).contiguous(), weight, tensors).unflatten(1, x.shape[1:])
-
-    q_bar, k_bar, v_bar = mean(q), mean(k), mean(v)
+    if seen is not None:  # padding may hold anything, and its means are 0
+        q, k, v = (torch.where(seen, x, 0) for x in (q, k, v))
+    qkv = up([q.flatten(1), k.flatten(1), v.flatten(1)], weight, tensors)
     if pos_q is not None and pos_k is not None:
         pos_q, pos_k = pos_q.to(dtype)[tree.order], pos_k.to(dtype)[tree.order]
     if temperature is not None:
         temperature = temperature.to(dtype)[tree.order].unsqueeze(-1)
-        q_bar = q_bar * temperature
+        queries, rest = qkv.tensor_split([q[0].numel()], dim=1)
+        queries = queries.unflatten(1, q.shape[1:]) * temperature
+        qkv = torch.cat([queries.flatten(1), rest], dim=1)
         pos_q = None if pos_q is None else pos_q * temperature
     if bias is not None:  # one more position feature, which every sibling has as 1
         bias = bias.to(dtype)[tree.order].unsqueeze(-1)
@@ -116,7 +116,7 @@ def hierarchical_attention(
 
     seed = torch.randint(1 << 62, (), dtype=torch.long) if dropout_p > 0.0 else None
     average, sibling, own = siblings(
-        q_bar, k_bar, v_bar, pos_q, pos_k, log_mass, scale, dropout_p, seed, tensors
+        qkv, pos_q, pos_k, log_mass, *q.shape[1:], scale, dropout_p, seed, tensors
     )
     if bias is not None:
         own = own - bias.squeeze(-1)
@@ -129,5 +129,4 @@ def hierarchical_attention(
     reach = scan_down(torch.where(is_root, keep, 0.0), keep, tensors)
     share = reach[tree.up] * (1.0 - keep)
     alone = F.dropout(reach[tree.leaf], dropout_p) if dropout_p > 0.0 else reach[tree.leaf]
-    values = v if seen is None else torch.where(seen, v, 0)
-    return mix(average, share, values, alone, tensors), f[: tree.num_trees]
+    return mix(average, share, v, alone, tensors), f[: tree.num_trees]

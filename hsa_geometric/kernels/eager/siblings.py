@@ -29,7 +29,7 @@ Rows = slice | Tensor
 
 
 class Operands(NamedTuple):
-    """What a piece reads: ``[F, H, n, *]`` of its queries, ``[F, H, b, *]`` of its members."""
+    """What attention reads: of all nodes ``[T, H, *]``, or of a piece ``[F, H, members, *]``."""
 
     q: Tensor
     k: Tensor
@@ -37,6 +37,13 @@ class Operands(NamedTuple):
     pos_q: Tensor | None
     pos_k: Tensor | None
     log_mass: Tensor
+
+
+def unpack(qkv: Tensor, heads: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Views ``[T, H, D]``, ``[T, H, D]`` and ``[T, H, Dv]`` of ``[T, H D + H D + H Dv]``."""
+    parts = qkv.tensor_split([heads * width, 2 * heads * width], dim=1)
+    q, k, v = (x.unflatten(1, (heads, -1)) for x in parts)
+    return q, k, v
 
 
 class Piece(NamedTuple):
@@ -54,23 +61,16 @@ class Piece(NamedTuple):
         x = x[rows] if isinstance(rows, slice) else x.index_select(0, rows)
         return x.unflatten(0, (self.families, -1)).transpose(1, 2)
 
-    def operands(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        pos_q: Tensor | None,
-        pos_k: Tensor | None,
-        log_mass: Tensor,
-    ) -> Operands:
-        """The operands of this piece: views where its families are consecutive."""
+    def operands(self, x: Operands) -> Operands:
+        """What the piece reads of ``x``: views where its families are consecutive."""
+        q, k, v, pos_q, pos_k, log_mass = x
         return Operands(
             self.take(q, self.queries),
             self.take(k, self.members),
             self.take(v, self.members),
             None if pos_q is None else self.take(pos_q, self.queries),
             None if pos_k is None else self.take(pos_k, self.members),
-            self.take(log_mass.view(-1, 1, 1), self.members),
+            self.take(log_mass, self.members),
         )
 
 
@@ -162,24 +162,25 @@ def attend(
 
 @torch.library.custom_op("hsa_geometric::siblings", mutates_args=())
 def siblings(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: Tensor,
     pos_q: Tensor | None,
     pos_k: Tensor | None,
     log_mass: Tensor,
+    heads: int,
+    width: int,
     scale: float,
     dropout_p: float,
     seed: Tensor | None,
     tree: list[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """M ``[T, H, Dv]``, S and own logits ``[T, H]`` from node means ``[T, H, D]``."""
-    mean = torch.empty_like(v)
-    total, own = torch.empty_like(q[..., 0]), torch.empty_like(q[..., 0])
-    drop = Dropout(dropout_p, seed, q.device)
-    with torch.autocast(q.device.type, enabled=False):
-        for piece in pieces(Plan(*tree), q.shape[1], q.shape[2]):
-            x = piece.operands(q, k, v, pos_q, pos_k, log_mass)
+    """M ``[T, H, Dv]``, S and own logits ``[T, H]`` from node means q, k, v beside each other."""
+    nodes = Operands(*unpack(qkv, heads, width), pos_q, pos_k, log_mass.view(-1, 1, 1))
+    mean = qkv.new_empty(nodes.v.shape)
+    total, own = qkv.new_empty(nodes.v.shape[:2]), qkv.new_empty(nodes.v.shape[:2])
+    drop = Dropout(dropout_p, seed, qkv.device)
+    with torch.autocast(qkv.device.type, enabled=False):
+        for piece in pieces(Plan(*tree), heads, width):
+            x = piece.operands(nodes)
             m, s, o = attend(piece, x, scale, drop.mask(piece, x.q))
             put(mean, piece.queries, m)
             put(total.unsqueeze(-1), piece.queries, s.unsqueeze(-1))
@@ -194,33 +195,35 @@ def siblings_backward(
     grad_own: Tensor,
     mean: Tensor,
     total: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: Tensor,
     pos_q: Tensor | None,
     pos_k: Tensor | None,
     log_mass: Tensor,
+    heads: int,
+    width: int,
     scale: float,
     dropout_p: float,
     seed: Tensor | None,
     tree: list[Tensor],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    r"""Gradients of q, k, v and the two position embeddings (empty without any).
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Gradients of qkv and of the two position embeddings (empty without any).
 
         .. math::
             \partial s_{AB} = p_{AB} \left( \partial M_A \cdot ar v_B - \partial M_A \cdot M_A
             + \partial S_A
     ight)
     """
-    grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    grad_pq = q.new_empty(0) if pos_q is None else torch.empty_like(pos_q)
-    grad_pk = q.new_empty(0) if pos_k is None else torch.empty_like(pos_k)
+    nodes = Operands(*unpack(qkv, heads, width), pos_q, pos_k, log_mass.view(-1, 1, 1))
+    grad_qkv = torch.empty_like(qkv)
+    grad_q, grad_k, grad_v = unpack(grad_qkv, heads, width)
+    grad_pq = qkv.new_empty(0) if pos_q is None else torch.empty_like(pos_q)
+    grad_pk = qkv.new_empty(0) if pos_k is None else torch.empty_like(pos_k)
     total, grad_own = total.unsqueeze(-1), grad_own.unsqueeze(-1)
     grad_total = grad_total.unsqueeze(-1)
-    drop = Dropout(dropout_p, seed, q.device)
-    with torch.autocast(q.device.type, enabled=False):
-        for piece in pieces(Plan(*tree), q.shape[1], q.shape[2]):
-            x = piece.operands(q, k, v, pos_q, pos_k, log_mass)
+    drop = Dropout(dropout_p, seed, qkv.device)
+    with torch.autocast(qkv.device.type, enabled=False):
+        for piece in pieces(Plan(*tree), heads, width):
+            x = piece.operands(nodes)
             p, _ = logits(piece, x, scale)
             top = piece.take(total, piece.queries)
             p = p.sub_(torch.where(top.isneginf(), 0.0, top)).exp_()
@@ -243,7 +246,7 @@ def siblings_backward(
             if x.pos_q is not None and x.pos_k is not None:
                 put(grad_pq, piece.queries, torch.matmul(ds, x.pos_k))
                 put(grad_pk, piece.members, torch.matmul(back, x.pos_q), piece.start)
-    return grad_q, grad_k, grad_v, grad_pq, grad_pk
+    return grad_qkv, grad_pq, grad_pk
 
 
 def siblings_double_backward(
@@ -251,12 +254,12 @@ def siblings_double_backward(
     grad_mean: Tensor,
     grad_total: Tensor,
     grad_own: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: Tensor,
     pos_q: Tensor | None,
     pos_k: Tensor | None,
     log_mass: Tensor,
+    heads: int,
+    width: int,
     scale: float,
     dropout_p: float,
     seed: Tensor | None,
@@ -267,12 +270,14 @@ def siblings_double_backward(
     Runs where autograd does, not inside an operator, and so has derivatives of its own.
     """
     again = torch.is_grad_enabled()
-    inputs = [grad_mean, grad_total.unsqueeze(-1), grad_own.unsqueeze(-1), q, k, v]
+    inputs = [grad_mean, grad_total.unsqueeze(-1), grad_own.unsqueeze(-1)]
+    inputs += unpack(qkv, heads, width)
+    given = list(unpack(grads[0], heads, width)) + grads[1:]
     inputs += [] if pos_q is None or pos_k is None else [pos_q, pos_k]
     result = [torch.zeros_like(x) for x in inputs]
-    drop = Dropout(dropout_p, seed, q.device)
-    with torch.autocast(q.device.type, enabled=False):
-        for piece in pieces(Plan(*tree), q.shape[1], q.shape[2]):
+    drop = Dropout(dropout_p, seed, qkv.device)
+    with torch.autocast(qkv.device.type, enabled=False):
+        for piece in pieces(Plan(*tree), heads, width):
             asking, answering = piece.queries, piece.members
             rows: list[Rows] = [asking] * 4 + [answering] * 2 + [asking, answering]
             rows = rows[: len(inputs)]
@@ -291,59 +296,60 @@ def siblings_double_backward(
                     (taken[0], taken[1].squeeze(-1), taken[2].squeeze(-1)),
                     create_graph=True,
                 )
-                given = [piece.take(x, r) for x, r in zip(grads, rows[3:], strict=True)]
+                by = [piece.take(x, r) for x, r in zip(given, rows[3:], strict=True)]
                 second = torch.autograd.grad(
-                    first, taken, given, create_graph=again, allow_unused=True
+                    first, taken, by, create_graph=again, allow_unused=True
                 )
             for out, r, grad in zip(result, rows, second, strict=True):
                 if grad is not None:
                     out[r] += as_rows(grad)
-    result[1:3] = [x.squeeze(-1) for x in result[1:3]]
-    return result
+    mean, total, own, *rest = result
+    qkv = torch.cat([x.flatten(1) for x in rest[:3]], dim=1)
+    return [mean, total.squeeze(-1), own.squeeze(-1), qkv, *rest[3:]]
 
 
 @siblings.register_fake
-def _(q, k, v, pos_q, pos_k, log_mass, scale, dropout_p, seed, tree):
-    return torch.empty_like(v), q.new_empty(q.shape[:2]), q.new_empty(q.shape[:2])
+def _(qkv, pos_q, pos_k, log_mass, heads, width, *rest):
+    mean = qkv.new_empty(unpack(qkv, heads, width)[2].shape)
+    return mean, qkv.new_empty(mean.shape[:2]), qkv.new_empty(mean.shape[:2])
 
 
 @siblings_backward.register_fake
-def _(grad_mean, grad_total, grad_own, mean, total, q, k, v, pos_q, pos_k, *rest):
-    empty = [q.new_empty(0) if x is None else torch.empty_like(x) for x in (pos_q, pos_k)]
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), *empty
+def _(grad_mean, grad_total, grad_own, mean, total, qkv, pos_q, pos_k, *rest):
+    empty = [qkv.new_empty(0) if x is None else torch.empty_like(x) for x in (pos_q, pos_k)]
+    return torch.empty_like(qkv), *empty
 
 
 def _setup(ctx, inputs, output) -> None:
-    q, k, v, pos_q, pos_k, log_mass, ctx.scale, ctx.dropout_p, seed, tree = inputs
-    ctx.save_for_backward(*output[:2], q, k, v, pos_q, pos_k, log_mass, seed, *tree)
+    qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree = inputs
+    ctx.save_for_backward(*output[:2], qkv, pos_q, pos_k, log_mass, seed, *tree)
 
 
 def _backward(ctx, *given):
-    mean, total, q, k, v, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
-    *grads, grad_pq, grad_pk = siblings_backward(
-        *(x.contiguous() for x in given), mean, total,
-        q, k, v, pos_q, pos_k, log_mass, ctx.scale, ctx.dropout_p, seed, tree,
-    )  # fmt: skip
+    mean, total, qkv, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
+    given = [x.contiguous() for x in given]
+    grad_qkv, grad_pq, grad_pk = siblings_backward(
+        *given, mean, total, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree
+    )
     position = (None, None) if pos_q is None else (grad_pq, grad_pk)
-    return *grads, *position, None, None, None, None, NO_GRAD
+    return grad_qkv, *position, *[None] * 6, NO_GRAD
 
 
 def _setup_backward(ctx, inputs, output) -> None:
-    gm, gt, go, _, _, q, k, v, pos_q, pos_k, log_mass, *rest, seed, tree = inputs
-    ctx.scale, ctx.dropout_p = rest
-    ctx.save_for_backward(gm, gt, go, q, k, v, pos_q, pos_k, log_mass, seed, *tree)
+    gm, gt, go, _, _, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree = inputs
+    ctx.save_for_backward(gm, gt, go, qkv, pos_q, pos_k, log_mass, seed, *tree)
 
 
 def _backward_of_backward(ctx, *grads):
-    gm, gt, go, q, k, v, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
-    given = zip(grads, (q, k, v, pos_q, pos_k), strict=True)
-    given = [torch.zeros_like(x) if g is None else g for g, x in given if x is not None]
+    gm, gt, go, qkv, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
+    pairs = zip(grads, (qkv, pos_q, pos_k), strict=True)
+    grads = [torch.zeros_like(x) if g is None else g for g, x in pairs if x is not None]
     ggm, ggt, ggo, *rest = siblings_double_backward(
-        given, gm, gt, go, q, k, v, pos_q, pos_k, log_mass, ctx.scale, ctx.dropout_p, seed, tree
+        grads, gm, gt, go, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree
     )
-    # mean and total are functions of q, k and v: their share is already in `rest`.
-    rest += [None] * (5 - len(rest))
-    return ggm, ggt, ggo, None, None, *rest, None, None, None, None, NO_GRAD
+    # mean and total are functions of qkv: their share is already in `rest`.
+    rest += [None] * (3 - len(rest))
+    return ggm, ggt, ggo, None, None, *rest, *[None] * 6, NO_GRAD
 
 
 siblings.register_autograd(_backward, setup_context=_setup)

@@ -118,15 +118,17 @@ def chunks(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
         yield lo, min(lo + step, stop)
 
 
-def from_leaves(x: Tensor, plan: Plan) -> Tensor:
-    """``[N, C]`` leaf rows to ``[T, C]`` node rows, zero at inner nodes, in the accumulator."""
-    y = x.new_empty(plan.up.shape[0], x.shape[1], dtype=accumulator(x.dtype))
+def from_leaves(xs: list[Tensor], plan: Plan) -> Tensor:
+    """Leaf rows ``[N, C_i]`` beside each other as node rows ``[T, sum C_i]``, 0 at inner nodes."""
+    width = sum(x.shape[1] for x in xs)
+    y = xs[0].new_empty(plan.up.shape[0], width, dtype=accumulator(xs[0].dtype))
     y.index_fill_(0, plan.family_parent, 0)
     rows = plan.leaf_rows()
-    if isinstance(rows, slice):
-        y[rows] = x
-    else:
-        y.index_copy_(0, rows, x.to(y.dtype))
+    for columns, x in zip(y.split([x.shape[1] for x in xs], dim=1), xs, strict=True):
+        if isinstance(rows, slice):
+            columns[rows] = x
+        else:
+            columns.index_copy_(0, rows, x.to(y.dtype))
     return y
 
 
@@ -134,10 +136,10 @@ def from_leaves(x: Tensor, plan: Plan) -> Tensor:
 
 
 @torch.library.custom_op("hsa_geometric::up", mutates_args=())
-def up(x: Tensor, weight: Tensor | None, tree: list[Tensor]) -> Tensor:
-    """Leaf values ``[N, C]`` to node values ``[T, C]``, ``weight [T]`` a constant."""
+def up(xs: list[Tensor], weight: Tensor | None, tree: list[Tensor]) -> Tensor:
+    """Leaf values ``[N, C_i]`` to node values ``[T, sum C_i]``, ``weight [T]`` a constant."""
     plan = Plan(*tree)
-    return up_(from_leaves(x, plan), plan, weight)
+    return up_(from_leaves(xs, plan), plan, weight)
 
 
 @torch.library.custom_op("hsa_geometric::down", mutates_args=())
@@ -161,8 +163,9 @@ def scan_down(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
 
 
 @up.register_fake
-def _(x, weight, tree):
-    return x.new_empty(tree[0].shape[0], x.shape[1], dtype=accumulator(x.dtype))
+def _(xs, weight, tree):
+    width = sum(x.shape[1] for x in xs)
+    return xs[0].new_empty(tree[0].shape[0], width, dtype=accumulator(xs[0].dtype))
 
 
 @down.register_fake
@@ -177,19 +180,22 @@ def _(x, weight, tree):
 
 
 def _save_constants(ctx, inputs, output) -> None:
-    x, weight, tree = inputs
-    ctx.dtype, ctx.weighted = x.dtype, weight is not None
+    xs, weight, tree = inputs
+    ctx.weighted = weight is not None
+    xs = xs if isinstance(xs, list) else [xs]
+    ctx.widths, ctx.dtypes = [x.shape[1] for x in xs], [x.dtype for x in xs]
     ctx.save_for_backward(*(() if weight is None else (weight,)), *tree)
 
 
 def _up_backward(ctx, grad):
     weight, tree = _constants(ctx)
-    return down(grad.contiguous(), weight, tree).to(ctx.dtype), None, NO_GRAD
+    parts = down(grad.contiguous(), weight, tree).split(ctx.widths, dim=1)
+    return [x.to(d) for x, d in zip(parts, ctx.dtypes, strict=True)], None, NO_GRAD
 
 
 def _down_backward(ctx, grad):
     weight, tree = _constants(ctx)
-    return up(grad.contiguous(), weight, tree).to(ctx.dtype), None, NO_GRAD
+    return up([grad.contiguous()], weight, tree).to(ctx.dtypes[0]), None, NO_GRAD
 
 
 def _constants(ctx) -> tuple[Tensor | None, list[Tensor]]:
@@ -228,7 +234,7 @@ scan_down.register_autograd(_scan_down_backward, setup_context=_save_scan)
 
 def aggregate(x: Tensor, tree: list[Tensor]) -> Tensor:
     """Sum ``x [N, ...]`` over the leaves of each node: ``[T, ...]`` in storage order."""
-    return up(_as_matrix(x), None, tree).view(-1, *x.shape[1:]).to(x.dtype)
+    return up([_as_matrix(x)], None, tree).view(-1, *x.shape[1:]).to(x.dtype)
 
 
 def distribute(z: Tensor, tree: list[Tensor]) -> Tensor:
