@@ -234,12 +234,12 @@ scan_down.register_autograd(_scan_down_backward, setup_context=_save_scan)
 
 def aggregate(x: Tensor, tree: list[Tensor]) -> Tensor:
     """Sum ``x [N, ...]`` over the leaves of each node: ``[T, ...]`` in storage order."""
-    return up([_as_matrix(x)], None, tree).view(-1, *x.shape[1:]).to(x.dtype)
+    return up([_as_matrix(x)], None, tree).view(tree[0].shape[0], *x.shape[1:]).to(x.dtype)
 
 
 def distribute(z: Tensor, tree: list[Tensor]) -> Tensor:
     """Sum ``z [T, ...]`` (storage order) over each leaf and its ancestors: ``[N, ...]``."""
-    return down(_as_matrix(z), None, tree).view(-1, *z.shape[1:]).to(z.dtype)
+    return down(_as_matrix(z), None, tree).view(tree[1].shape[0], *z.shape[1:]).to(z.dtype)
 
 
 def _as_matrix(x: Tensor) -> Tensor:
