@@ -167,8 +167,10 @@ class HierarchicalAttentionConv(torch.nn.Module):
             raise ValueError(f"Expected 'x' to have {self.in_channels} channels (got {x.shape[1]})")
 
         shape = (-1, self.heads, self.out_channels)
-        q = self.norm_query(self.lin_query(x).view(shape))
-        k = self.norm_key(self.lin_key(x).view(shape))
+        q, k = self.lin_query(x).view(shape), self.lin_key(x).view(shape)
+        if self.qk_norm == "rms_norm":  # in the gain's precision, as autocast does for layer norm
+            q, k = q.to(self.norm_query.weight.dtype), k.to(self.norm_key.weight.dtype)
+        q, k = self.norm_query(q), self.norm_key(k)
         v = self.lin_value(x).view(shape)
         options: dict[str, Any] = {"mass": mass, "self_loop": self.self_loop}
         options.update(self._positions(tree_pos, tree))

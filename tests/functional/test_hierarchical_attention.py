@@ -1,0 +1,472 @@
+"""Backend 'torch' against the dense oracle, and what holds for both."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck, gradgradcheck
+from torch.testing import assert_close
+
+from hsa_geometric import TreeIndex
+from hsa_geometric.functional import hierarchical_attention
+from hsa_geometric.testing import (
+    ZOO,
+    assert_backends_agree,
+    assert_isolated,
+    attention_inputs,
+    caterpillar,
+    chain,
+    collapse_chains,
+    forests,
+    random_parent,
+    renumber,
+    star,
+    zoo,
+)
+
+FORESTS = ["forest", "shuffled_forest", "single_nodes"]
+OPTIONS = {
+    "plain": {},
+    "positions": {"pos_channels": 2},
+    "scalars": {"node_scalars": True},
+    "both": {"pos_channels": 1, "node_scalars": True},
+}
+
+
+def index(name):
+    return TreeIndex.from_parent(zoo(name))
+
+
+def run(inputs, tree, cotangent=None, **options):
+    """Output, evidence and the gradients of everything but the masses."""
+    inputs = {n: x.detach().clone().requires_grad_(n != "mass") for n, x in inputs.items()}
+    out, evidence = hierarchical_attention(**inputs, tree=tree, return_evidence=True, **options)
+    generator = torch.Generator().manual_seed(7)
+    draw = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out)
+    cotangent = draw if cotangent is None else cotangent
+    loss = (out * cotangent).sum() + evidence[evidence.isfinite()].sum()
+    learned = {n: x for n, x in inputs.items() if n != "mass"}
+    grads = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+    grads = [
+        torch.zeros_like(x) if g is None else g
+        for g, x in zip(grads, learned.values(), strict=True)
+    ]
+    return {"out": out.detach(), "evidence": evidence.detach()} | dict(
+        zip(learned, grads, strict=True)
+    )
+
+
+# --- the backend against the oracle --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("self_loop", [True, False])
+@pytest.mark.parametrize("mass", [None, "random", "zeros"])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("name", ZOO)
+def test_output_evidence_and_gradients_equal_the_oracle(name, options, mass, self_loop):
+    tree = index(name)
+    inputs = attention_inputs(tree, mass=mass, **OPTIONS[options])
+    assert_backends_agree(**inputs, tree=tree, self_loop=self_loop)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    forests(max_nodes=18),
+    st.booleans(),
+    st.sampled_from([None, "random", "zeros"]),
+    st.sampled_from(sorted(OPTIONS)),
+)
+def test_output_evidence_and_gradients_equal_the_oracle_on_random_forests(
+    parent, self_loop, mass, options
+):
+    tree = TreeIndex.from_parent(parent)
+    inputs = attention_inputs(tree, mass=mass, **OPTIONS[options])
+    assert_backends_agree(**inputs, tree=tree, self_loop=self_loop)
+
+
+@pytest.mark.parametrize("heads, channels, values", [(1, 1, 1), (3, 5, 2), (2, 2, 7)])
+def test_any_heads_and_a_value_width_of_its_own(heads, channels, values):
+    tree = index("ragged")
+    inputs = attention_inputs(tree, heads=heads, channels=channels, value_channels=values)
+    assert hierarchical_attention(**inputs, tree=tree).shape == (tree.num_leaves, heads, values)
+    assert_backends_agree(**inputs, tree=tree)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.1, 3])
+def test_any_scale(scale):
+    tree = index("ragged")
+    assert_backends_agree(**attention_inputs(tree), tree=tree, scale=scale)
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_scale_is_one_over_root_of_channels_by_default(backend):
+    tree = index("ragged")
+    inputs = attention_inputs(tree, channels=4)
+    default = hierarchical_attention(**inputs, tree=tree, backend=backend)
+    assert torch.equal(
+        default, hierarchical_attention(**inputs, tree=tree, backend=backend, scale=0.5)
+    )
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 1000.0])
+def test_large_logits_stay_finite_and_equal_the_oracle(size):
+    tree = index("forest")
+    inputs = attention_inputs(tree)
+    inputs["q"] = inputs["q"] * size
+    assert all(x.isfinite().all() for x in run(inputs, tree).values())
+    # Gradients of q·k of this size are that large too.
+    assert_backends_agree(**inputs, tree=tree, rtol=1e-9, atol=1e-10 * size)
+
+
+def test_auto_is_the_torch_backend():
+    tree = index("ragged")
+    inputs = attention_inputs(tree)
+    assert torch.equal(
+        hierarchical_attention(**inputs, tree=tree),
+        hierarchical_attention(**inputs, tree=tree, backend="torch"),
+    )
+
+
+def test_evidence_is_one_row_a_tree_in_ascending_id_of_roots():
+    # Roots 1 and 4: the tree of root 4 comes first in no other order than by id.
+    parent = torch.tensor([4, 1, 4, 1, 4, 1])
+    tree = TreeIndex.from_parent(parent)
+    inputs = attention_inputs(tree)
+    for backend in ("torch", "reference"):
+        out, evidence = hierarchical_attention(
+            **inputs, tree=tree, return_evidence=True, backend=backend
+        )
+        assert out.shape == (4, 2, 4) and evidence.shape == (2, 2)
+        s = torch.einsum("ihd,jhd->hij", inputs["q"], inputs["k"]) * 3**-0.5
+        for row, leaves in enumerate(([2, 3], [0, 1])):  # rows of leaves 3, 5 and of 0, 2
+            flat = s[:, leaves][:, :, leaves].logsumexp(-1).mean(-1)
+            assert_close(evidence[row], flat)
+
+
+# --- derivatives ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("self_loop", [True, False])
+@pytest.mark.parametrize("mass", [None, "zeros"])
+@pytest.mark.parametrize("name", ["one_node", "chain", "unequal_depths", "shuffled_forest"])
+def test_gradients_equal_finite_differences(name, mass, self_loop):
+    tree = index(name)
+    inputs = attention_inputs(
+        tree, heads=1, channels=2, value_channels=2, pos_channels=1, node_scalars=True, mass=mass
+    )
+    mass = inputs.pop("mass", None)
+
+    def function(*args):
+        out, evidence = hierarchical_attention(
+            **dict(zip(inputs, args, strict=True)),
+            tree=tree, mass=mass, self_loop=self_loop, return_evidence=True,
+        )  # fmt: skip
+        return out, evidence.masked_fill(evidence.isneginf(), 0.0)
+
+    assert gradcheck(function, tuple(x.requires_grad_() for x in inputs.values()))
+
+
+@pytest.mark.parametrize("self_loop", [True, False])
+@pytest.mark.parametrize("mass", [None, "zeros"])
+@pytest.mark.parametrize("name", ["single_leaf", "star", "unequal_depths", "one_child_nodes"])
+def test_second_derivatives_equal_finite_differences(name, mass, self_loop):
+    tree = index(name)
+    inputs = attention_inputs(
+        tree, heads=1, channels=2, value_channels=1, pos_channels=1, node_scalars=True, mass=mass
+    )
+    mass = inputs.pop("mass", None)
+
+    def function(*args):
+        out, evidence = hierarchical_attention(
+            **dict(zip(inputs, args, strict=True)),
+            tree=tree, mass=mass, self_loop=self_loop, return_evidence=True,
+        )  # fmt: skip
+        return out, evidence.masked_fill(evidence.isneginf(), 0.0)
+
+    args = tuple(x.requires_grad_() for x in inputs.values())
+    assert gradgradcheck(function, args, fast_mode=name != "unequal_depths")
+
+
+def second_derivative(inputs, tree, backend, **options):
+    """Gradient of the squared norm of the gradient."""
+    inputs = {n: x.clone().requires_grad_(n != "mass") for n, x in inputs.items()}
+    learned = [x for n, x in inputs.items() if n != "mass"]
+    out = hierarchical_attention(**inputs, tree=tree, backend=backend, **options)
+    first = torch.autograd.grad(out.square().sum(), learned, create_graph=True, allow_unused=True)
+    penalty = sum(g.square().sum() for g in first if g is not None)
+    grads = torch.autograd.grad(penalty, learned, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(grads, learned, strict=True)]
+
+
+@pytest.mark.parametrize("mass", [None, "zeros"])
+@pytest.mark.parametrize("name", ZOO)
+def test_second_derivatives_equal_the_oracle(name, mass):
+    tree = index(name)
+    inputs = attention_inputs(tree, pos_channels=1, node_scalars=True, mass=mass)
+    actual = second_derivative(inputs, tree, "torch")
+    assert_close(actual, second_derivative(inputs, tree, "reference"), rtol=1e-9, atol=1e-9)
+
+
+def test_third_derivatives_equal_finite_differences():
+    tree = TreeIndex.from_parent(torch.tensor([3, 3, 4, 4, 4]))
+    inputs = attention_inputs(tree, heads=1, channels=1, value_channels=1)
+    q, k, v = (x.requires_grad_() for x in inputs.values())
+
+    def gradient(q, k, v):
+        out = hierarchical_attention(q, k, v, tree)
+        return torch.autograd.grad(out.square().sum(), (q, k, v), create_graph=True)
+
+    assert gradgradcheck(gradient, (q, k, v))
+
+
+@pytest.mark.parametrize("needed", ["q", "k", "v", "pos_q", "pos_k", "temperature", "bias"])
+def test_a_gradient_is_the_same_if_it_is_the_only_one_asked_for(needed):
+    tree = index("forest")
+    inputs = attention_inputs(tree, pos_channels=2, node_scalars=True)
+    everything = run(inputs, tree)
+    inputs = {n: x.clone().requires_grad_(n == needed) for n, x in inputs.items()}
+    out, evidence = hierarchical_attention(**inputs, tree=tree, return_evidence=True)
+    generator = torch.Generator().manual_seed(7)
+    cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    loss = (out * cotangent).sum() + evidence[evidence.isfinite()].sum()
+    assert_close(torch.autograd.grad(loss, inputs[needed])[0], everything[needed])
+
+
+# --- what changes nothing ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("self_loop", [True, False])
+@pytest.mark.parametrize("name", FORESTS)
+def test_no_tree_of_a_batch_notices_the_others(name, self_loop, backend):
+    tree = index(name)
+    inputs = attention_inputs(tree, pos_channels=1, node_scalars=True, dtype=torch.float32)
+    q, k, v = (inputs.pop(n) for n in "qkv")
+
+    def attend(q, k, v):
+        return hierarchical_attention(q, k, v, tree, self_loop=self_loop, backend=backend, **inputs)
+
+    assert_isolated(attend, tree, q, k, v)
+
+
+def test_a_tree_with_infinite_values_does_not_reach_the_others():
+    tree = TreeIndex.from_parent(torch.tensor([3, 3, 4, 4, 4, 7, 7, 7]))
+    inputs = attention_inputs(tree)
+    expected = run(inputs, tree)
+    spoilt = {n: x.index_fill(0, torch.tensor([3, 4]), float("nan")) for n, x in inputs.items()}
+    cotangent = torch.randn(
+        5, 2, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64
+    )
+    actual = run(spoilt, tree, cotangent)
+    for name in ("out", "q", "k", "v"):
+        assert torch.equal(actual[name][:3], expected[name][:3]), name
+
+
+@pytest.mark.parametrize("name", FORESTS)
+def test_batched_equals_one_by_one(name):
+    parent = zoo(name)
+    tree = TreeIndex.from_parent(parent)
+    inputs = attention_inputs(tree, pos_channels=1, node_scalars=True, mass="random")
+    out, evidence = hierarchical_attention(**inputs, tree=tree, return_evidence=True)
+    root = parent
+    while not torch.equal(root, root[root]):
+        root = root[root]
+    for number, r in enumerate(root.unique().tolist()):
+        nodes = (root == r).nonzero().view(-1)
+        rows = (root[tree.leaf_ids] == r).nonzero().view(-1)
+        one = TreeIndex.from_parent(torch.searchsorted(nodes, parent[nodes]))
+        part = {n: x[rows if n in ("q", "k", "v", "mass") else nodes] for n, x in inputs.items()}
+        expected = hierarchical_attention(**part, tree=one, return_evidence=True)
+        assert_close((out[rows], evidence[number : number + 1]), expected, rtol=1e-12, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=30)
+@given(forests(max_nodes=20), st.integers(0, 1000))
+def test_renumbering_nodes_changes_nothing(parent, seed):
+    tree = TreeIndex.from_parent(parent)
+    new_id = torch.randperm(parent.numel(), generator=torch.Generator().manual_seed(seed))
+    renumbered, row = renumber(parent, new_id)
+    inputs = attention_inputs(tree, pos_channels=1, node_scalars=True, mass="random")
+    moved = {}
+    for name, x in inputs.items():
+        moved[name] = torch.empty_like(x)
+        moved[name][row if name in ("q", "k", "v", "mass") else new_id] = x
+    cotangent = torch.randn(tree.num_leaves, 2, 4, dtype=torch.float64)
+    there = torch.empty_like(cotangent)
+    there[row] = cotangent
+    expected = run(inputs, tree, cotangent)
+    actual = run(moved, TreeIndex.from_parent(renumbered), there)
+    for name in ("out", "q", "k", "v"):
+        assert_close(actual[name][row], expected[name], msg=name)
+    for name in ("pos_q", "pos_k", "temperature", "bias"):
+        assert_close(actual[name][new_id], expected[name], msg=name)
+
+
+@pytest.mark.parametrize("name", ["star", "binary", "unequal_depths", "forest"])
+def test_siblings_are_permutation_equivariant(name):
+    # Reversing all ids reverses every family.
+    parent = zoo(name)
+    new_id = torch.arange(parent.numel()).flip(0)
+    tree = TreeIndex.from_parent(parent)
+    reversed_parent, row = renumber(parent, new_id)
+    inputs = attention_inputs(tree)
+    out = hierarchical_attention(**inputs, tree=tree)
+    moved = {n: torch.empty_like(x).index_copy(0, row, x) for n, x in inputs.items()}
+    assert_close(hierarchical_attention(**moved, tree=reversed_parent)[row], out)
+
+
+@pytest.mark.parametrize("self_loop", [True, False])
+@pytest.mark.parametrize("name", ZOO)
+def test_collapsing_chains_changes_nothing(name, self_loop):
+    parent = zoo(name)
+    tree, short = TreeIndex.from_parent(parent), TreeIndex.from_parent(collapse_chains(parent))
+    # Collapsing a chain above a leaf moves the leaf's id, not the order of the rows.
+    inputs = attention_inputs(tree, mass="random")
+    expected = run(inputs, tree, self_loop=self_loop)
+    for key, x in run(inputs, short, self_loop=self_loop).items():
+        assert_close(x, expected[key], rtol=1e-10, atol=1e-12, msg=key)
+
+
+@settings(deadline=None, max_examples=30)
+@given(forests(max_nodes=20, shuffle=False))
+def test_putting_a_chain_above_every_node_changes_nothing(parent):
+    # Node a gets a one-child parent: ids stay, the new nodes come after them.
+    num_nodes = parent.numel()
+    ids = torch.arange(num_nodes)
+    longer = torch.cat([ids + num_nodes, torch.where(parent == ids, ids + num_nodes, parent)])
+    inputs = attention_inputs(TreeIndex.from_parent(parent))
+    assert_close(
+        run(inputs, TreeIndex.from_parent(longer)), run(inputs, TreeIndex.from_parent(parent))
+    )
+
+
+def test_non_contiguous_inputs_give_the_same():
+    tree = index("forest")
+    inputs = attention_inputs(tree, pos_channels=2, node_scalars=True, mass="random")
+    expected = run(inputs, tree)
+    for _ in range(2):
+        strided = {n: x.t().contiguous().t() if x.dim() == 2 else x for n, x in inputs.items()}
+        strided = {
+            n: x.permute(2, 1, 0).contiguous().permute(2, 1, 0) if x.dim() == 3 else x
+            for n, x in strided.items()
+        }
+        strided["mass"] = torch.stack([inputs["mass"]] * 2, 1)[:, 0]
+        assert not any(x.is_contiguous() for n, x in strided.items())
+        for backend in ("torch", "reference"):
+            arguments = {n: x.requires_grad_(n != "mass") for n, x in strided.items()}
+            out = hierarchical_attention(**arguments, tree=tree, backend=backend)
+            assert_close(out, expected["out"], rtol=1e-10, atol=1e-12)
+        cotangent = torch.randn(4, 2, tree.num_leaves, dtype=torch.float64).permute(2, 1, 0)
+        out = hierarchical_attention(**arguments, tree=tree)
+        grad = torch.autograd.grad(out, arguments["q"], cotangent)[0]
+        dense = hierarchical_attention(**arguments, tree=tree, backend="reference")
+        assert_close(grad, torch.autograd.grad(dense, arguments["q"], cotangent)[0])
+
+
+def test_an_expanded_tensor_is_taken_for_its_copy():
+    tree = index("ragged")
+    q = attention_inputs(tree, heads=1)["q"].expand(-1, 3, -1)
+    for backend in ("torch", "reference"):
+        out = hierarchical_attention(q, q, q, tree, backend=backend)
+        copy = q.contiguous()
+        assert_close(out, hierarchical_attention(copy, copy, copy, tree, backend=backend))
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_inputs_are_not_changed_in_place(backend):
+    parent = zoo("forest")
+    tree = TreeIndex.from_parent(parent)
+    inputs = attention_inputs(tree, pos_channels=2, node_scalars=True, mass="zeros")
+    kept = list(vars(tree).values())
+    before = [x.clone() for x in [*inputs.values(), *kept, parent]]
+    learned = {n: x.requires_grad_(n != "mass") for n, x in inputs.items()}
+    version = [x._version for x in [*learned.values(), *kept, parent]]
+    hierarchical_attention(**learned, tree=tree, backend=backend).sum().backward()
+    for x, y, n in zip([*inputs.values(), *kept, parent], before, version, strict=True):
+        assert torch.equal(x, y) and x._version == n
+
+
+def test_a_parent_vector_and_its_index_give_the_same():
+    parent = zoo("shuffled_forest")
+    tree = TreeIndex.from_parent(parent)
+    inputs = attention_inputs(tree)
+    for backend in ("torch", "reference"):
+        by_index = hierarchical_attention(**inputs, tree=tree, backend=backend)
+        assert torch.equal(hierarchical_attention(**inputs, tree=parent, backend=backend), by_index)
+
+
+def test_neutral_options_change_nothing():
+    tree = index("forest")
+    inputs = attention_inputs(tree)
+    expected = hierarchical_attention(**inputs, tree=tree)
+    neutral = {
+        "temperature": torch.ones(tree.num_nodes, 2),
+        "bias": torch.zeros(tree.num_nodes, 2),
+        "mass": torch.ones(tree.num_leaves),
+        "pos_q": torch.zeros(tree.num_nodes, 2, 3),
+        "pos_k": torch.randn(tree.num_nodes, 2, 3),
+    }
+    for count in range(1, len(neutral) + 1):
+        for names in itertools.combinations(neutral, count):
+            if ("pos_q" in names) != ("pos_k" in names):
+                continue
+            some = {n: neutral[n].double() for n in names}
+            assert_close(hierarchical_attention(**inputs, tree=tree, **some), expected, msg=names)
+
+
+# --- pieces, chunks and depth --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit, chunk", [(1, 1), (20, 8), (64, 50), (300, 10**6)])
+@pytest.mark.parametrize("mass", [None, "zeros"])
+def test_cutting_families_into_pieces_changes_nothing(monkeypatch, limit, chunk, mass):
+    parent = torch.cat([star(9), 10 + random_parent(60, num_trees=3, seed=4)])
+    tree = TreeIndex.from_parent(parent)
+    inputs = attention_inputs(tree, pos_channels=2, node_scalars=True, mass=mass)
+    expected, second = run(inputs, tree), second_derivative(inputs, tree, "torch")
+    monkeypatch.setattr("hsa_geometric.kernels.eager.siblings.LOGITS", limit)
+    for module in ("siblings", "sweeps", "attention"):
+        monkeypatch.setattr(
+            f"hsa_geometric.kernels.eager.{module}.CHUNK_ELEMENTS", chunk, raising=False
+        )
+    assert_close(run(inputs, tree), expected)
+    assert_close(second_derivative(inputs, tree, "torch"), second)
+
+
+@pytest.mark.parametrize("self_loop", [True, False])
+def test_a_chain_3000_deep_equals_its_one_leaf(self_loop):
+    tree = TreeIndex.from_parent(chain(3000))
+    one = TreeIndex.from_parent(torch.tensor([0]))
+    inputs = attention_inputs(tree)
+    actual = run(inputs, tree, self_loop=self_loop)
+    assert_close(actual["out"], inputs["v"] if self_loop else torch.zeros_like(inputs["v"]))
+    assert_close(actual, run(inputs, one, self_loop=self_loop))
+
+
+def test_a_caterpillar_3000_deep_runs_forward_and_backward():
+    tree = TreeIndex.from_parent(caterpillar(3000))
+    inputs = attention_inputs(tree, heads=1, dtype=torch.float32)
+    result = run(inputs, tree)
+    assert all(x.isfinite().all() for x in result.values())
+    assert result["q"].abs().sum() > 0
+    # Rows sum to one: attention to a constant is that constant.
+    ones = torch.ones_like(inputs["v"])
+    out = hierarchical_attention(inputs["q"], inputs["k"], ones, tree)
+    assert_close(out, ones, rtol=1e-4, atol=1e-4)
+
+
+def test_a_caterpillar_with_a_chain_in_every_link_equals_the_one_without():
+    parent = caterpillar(60)
+    tree = TreeIndex.from_parent(parent)
+    num_nodes = parent.numel()
+    ids = torch.arange(num_nodes)
+    links = [ids + num_nodes * (n + 1) for n in range(49)]  # 50 edges in place of each
+    links.append(torch.where(parent == ids, ids + num_nodes * 49, parent))
+    links[-1] = torch.where(parent == ids, links[-2], parent)
+    longer = TreeIndex.from_parent(torch.cat(links))
+    assert longer.depth >= 2900
+    inputs = attention_inputs(tree)
+    assert_close(run(inputs, longer), run(inputs, tree))
+    assert_backends_agree(**inputs, tree=tree)
