@@ -26,6 +26,7 @@ test-scatter: $(VENV)/scatter-$(TORCH)
 $(VENV)/torch-$(TORCH):
 	$(PYTHON) -m venv $(VENV) || \
 	    { $(PYTHON) -m pip install --user virtualenv && $(PYTHON) -m virtualenv $(VENV); }
+	$(PIP) --upgrade "pip>=23"
 	$(PIP) torch==$(TORCH)
 	touch $@
 

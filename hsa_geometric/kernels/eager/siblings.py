@@ -208,10 +208,9 @@ def siblings_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Gradients of qkv and of the two position embeddings (empty without any).
 
-        .. math::
-            \partial s_{AB} = p_{AB} \left( \partial M_A \cdot ar v_B - \partial M_A \cdot M_A
-            + \partial S_A
-    ight)
+    .. math::
+        \partial s_{AB} = p_{AB} \left( \partial M_A \cdot \bar v_B - \partial M_A \cdot M_A
+        + \partial S_A \right)
     """
     nodes = Operands(*unpack(qkv, heads, width), pos_q, pos_k, log_mass.view(-1, 1, 1))
     grad_qkv = torch.empty_like(qkv)
