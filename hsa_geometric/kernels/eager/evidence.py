@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .plan import NO_GRAD, Plan
-from .sweeps import _below_root, scan_down, segment_sum
+from .sweeps import _below_root, add_to_parents, scan_down
 
 
 @torch.library.custom_op("hsa_geometric::evidence", mutates_args=())
@@ -26,16 +26,13 @@ def evidence(
     f[plan.leaf] = leaf_f
     hidden = weight == 0
     any_hidden = bool(hidden.any())
-    for f0, f1, n0, n1, p0, _ in reversed(plan.levels.tolist()):
-        total = torch.logaddexp(f[n0:n1], sibling[n0:n1])
+    for level in reversed(plan.levels.tolist()):
+        rows = slice(level[2], level[3])
+        total = torch.logaddexp(f[rows], sibling[rows])
         if any_hidden:
-            total.masked_fill_(hidden[n0:n1].unsqueeze(1), 0.0)
+            total.masked_fill_(hidden[rows].unsqueeze(1), 0.0)
         # Adding to the 0 or -inf that stands there keeps nodes without mass at -inf.
-        total = segment_sum(total, plan.family_ptr[f0 : f1 + 1] - n0, weight[n0:n1])
-        if p0 >= 0:
-            f[p0 : p0 + f1 - f0] += total
-        else:
-            f.index_add_(0, plan.family_parent[f0:f1], total)
+        add_to_parents(f, plan, level, total, weight[rows])
     return f
 
 

@@ -57,12 +57,15 @@ class Piece(NamedTuple):
     queries: Rows
 
     def take(self, x: Tensor, rows: Rows) -> Tensor:
-        """Rows of ``x [T, H, D]`` as ``[families, H, members or queries, D]``."""
+        """Rows of ``x [T, H, D]`` as ``[families, H, members or queries, D]``, contiguous.
+
+        Whole rows are copied here, once; a product with a strided transpose would copy numbers.
+        """
         x = x[rows] if isinstance(rows, slice) else x.index_select(0, rows)
-        return x.unflatten(0, (self.families, -1)).transpose(1, 2)
+        return x.unflatten(0, (self.families, -1)).transpose(1, 2).contiguous()
 
     def operands(self, x: Operands) -> Operands:
-        """What the piece reads of ``x``: views where its families are consecutive."""
+        """What the piece reads of ``x``."""
         q, k, v, pos_q, pos_k, log_mass = x
         return Operands(
             self.take(q, self.queries),

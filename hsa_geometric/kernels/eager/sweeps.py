@@ -54,20 +54,33 @@ def segment_sum(x: Tensor, ptr: Tensor, weight: Tensor | None) -> Tensor:
     return x.new_zeros(ptr.numel() - 1, x.shape[1]).index_add_(0, index, x)
 
 
+def add_to_parents(
+    y: Tensor, plan: Plan, level: list[int], x: Tensor, weight: Tensor | None
+) -> None:
+    """Add to the parents' rows of ``y [T, C]`` the sums over their families of a level's ``x``."""
+    f0, f1, n0, _, p0, _ = level
+    if f1 - f0 == 1:  # deep trees are made of such levels: spare them all that segments need
+        # (no matrix product, which autocast would do in half precision)
+        x = x if weight is None else x * weight.unsqueeze(1)
+        total = x.sum(0, keepdim=True)
+    else:
+        total = segment_sum(x, plan.family_ptr[f0 : f1 + 1] - n0, weight)
+    if p0 >= 0:
+        y[p0 : p0 + f1 - f0] += total
+    else:
+        y.index_add_(0, plan.family_parent[f0:f1], total)
+
+
 def up_(y: Tensor, plan: Plan, weight: Tensor | None) -> Tensor:
     """Sweep ``y [T, C]`` upward in place; ``weight`` is ``[T]`` or, by channel, ``[T, C]``."""
-    for f0, f1, n0, n1, p0, _ in reversed(plan.levels.tolist()):
-        below, ptr = y[n0:n1], plan.family_ptr[f0 : f1 + 1] - n0
-        if weight is None:
-            total = segment_sum(below, ptr, None)
-        elif weight.dim() == 1:
-            total = segment_sum(below, ptr, weight[n0:n1])
+    by_node = weight is not None and weight.dim() == 1
+    for level in reversed(plan.levels.tolist()):
+        rows = slice(level[2], level[3])
+        below, w = y[rows], None if weight is None else weight[rows]
+        if by_node or w is None:
+            add_to_parents(y, plan, level, below, w)
         else:
-            total = segment_sum(below * weight[n0:n1], ptr, None)
-        if p0 >= 0:
-            y[p0 : p0 + f1 - f0] += total
-        else:
-            y.index_add_(0, plan.family_parent[f0:f1], total)
+            add_to_parents(y, plan, level, below * w, None)
     return y
 
 
@@ -83,32 +96,27 @@ def sweep_down(
     z[:roots] = x[:roots] if share is None else x[:roots] * share[:roots]
     step = max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
 
-    def write(out: Tensor, here: Tensor, above: Tensor, w: Tensor | None, c: Tensor | None) -> None:
-        if w is not None and c is None:
-            torch.addcmul(here, above, w, out=out)
-        elif c is not None and w is None:
-            torch.addcmul(above, here, c, out=out)
-        else:
+    def write(rows: slice, above: Tensor, shape: tuple[int, int] | None = None) -> None:
+        out, here = z[rows], x[rows]
+        factor = weight[rows] if weight is not None else None if share is None else share[rows]
+        if shape is not None:
+            out, here = out.unflatten(0, shape), here.unflatten(0, shape)
+            factor = None if factor is None else factor.unflatten(0, shape)
+        if factor is None:
             torch.add(here, above, out=out)
+        elif share is None:
+            torch.addcmul(here, above, factor, out=out)
+        else:
+            torch.addcmul(above, here, factor, out=out)
 
     for f0, f1, n0, n1, p0, b in plan.levels.tolist():
-        if b > 0 and p0 >= 0:  # families of one size below consecutive parents: one broadcast
-
-            def part(t: Tensor | None, lo: int = n0, hi: int = n1, shape=(f1 - f0, b)):
-                return None if t is None else t[lo:hi].unflatten(0, shape)
-
-            above = z[p0 : p0 + f1 - f0].unsqueeze(1)
-            write(part(z), part(x), above, part(weight), part(share))
-            continue
-        for lo, hi in chunks(n0, n1, step):
-            above = z.index_select(0, plan.up[lo:hi])
-            write(
-                z[lo:hi],
-                x[lo:hi],
-                above,
-                None if weight is None else weight[lo:hi],
-                None if share is None else share[lo:hi],
-            )
+        if f1 - f0 == 1:
+            write(slice(n0, n1), z[p0 : p0 + 1])
+        elif b > 0 and p0 >= 0:  # families of one size below consecutive parents: one broadcast
+            write(slice(n0, n1), z[p0 : p0 + f1 - f0].unsqueeze(1), (f1 - f0, b))
+        else:
+            for lo, hi in chunks(n0, n1, step):
+                write(slice(lo, hi), z.index_select(0, plan.up[lo:hi]))
     return z
 
 
