@@ -120,7 +120,6 @@ def test_a_broken_operator_prints_no_speed_and_exits_with_1(monkeypatch, capsys,
 
 
 def test_a_tiny_run_writes_tables_json_and_a_picture(monkeypatch, capsys, tmp_path):
-    pytest.importorskip("matplotlib")
     monkeypatch.setattr(gate, "check", lambda *args: gate.Verdict([], []))  # has its own tests
     out = tmp_path / "new" / "out.json"
     options = ["--threads=1", "--channels=8", "--seconds=0.001", f"--out={out}"]

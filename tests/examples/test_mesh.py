@@ -8,11 +8,6 @@ from torch_geometric.data import Batch
 
 from hsa_geometric import TreeIndex
 
-pytest.importorskip("pyvista")
-pytest.importorskip("scipy")
-pytest.importorskip("matplotlib")
-pytest.importorskip("tqdm")
-
 PATH = Path(__file__).parents[2] / "examples" / "mesh.py"
 
 

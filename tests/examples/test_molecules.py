@@ -6,9 +6,6 @@ import pytest
 import torch
 from torch_geometric.data import Batch
 
-pytest.importorskip("rdkit")
-pytest.importorskip("datamol")
-
 PATH = Path(__file__).parents[2] / "examples" / "molecules.py"
 SPEC = importlib.util.spec_from_file_location("example_molecules", PATH)
 molecules = importlib.util.module_from_spec(SPEC)

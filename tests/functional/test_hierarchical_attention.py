@@ -148,14 +148,13 @@ def test_evidence_is_one_row_a_tree_in_ascending_id_of_roots():
 # --- derivatives ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("self_loop", [True, False])
-@pytest.mark.parametrize("mass", [None, "zeros"])
-@pytest.mark.parametrize("name", ["one_node", "chain", "unequal_depths", "shuffled_forest"])
-def test_gradients_equal_finite_differences(name, mass, self_loop):
+def function_and_arguments(name, mass, self_loop, value_channels):
+    """Output and finite evidence as a function of all inputs that have a gradient."""
     tree = index(name)
     inputs = attention_inputs(
-        tree, heads=1, channels=2, value_channels=2, pos_channels=1, node_scalars=True, mass=mass
-    )
+        tree, heads=1, channels=2, value_channels=value_channels, pos_channels=1,
+        node_scalars=True, mass=mass,
+    )  # fmt: skip
     mass = inputs.pop("mass", None)
 
     def function(*args):
@@ -165,27 +164,21 @@ def test_gradients_equal_finite_differences(name, mass, self_loop):
         )  # fmt: skip
         return out, evidence.masked_fill(evidence.isneginf(), 0.0)
 
-    assert gradcheck(function, tuple(x.requires_grad_() for x in inputs.values()))
+    return function, tuple(x.requires_grad_() for x in inputs.values())
+
+
+@pytest.mark.parametrize("self_loop", [True, False])
+@pytest.mark.parametrize("mass", [None, "zeros"])
+@pytest.mark.parametrize("name", ["one_node", "chain", "unequal_depths", "shuffled_forest"])
+def test_gradients_equal_finite_differences(name, mass, self_loop):
+    assert gradcheck(*function_and_arguments(name, mass, self_loop, value_channels=2))
 
 
 @pytest.mark.parametrize("self_loop", [True, False])
 @pytest.mark.parametrize("mass", [None, "zeros"])
 @pytest.mark.parametrize("name", ["single_leaf", "star", "unequal_depths", "one_child_nodes"])
 def test_second_derivatives_equal_finite_differences(name, mass, self_loop):
-    tree = index(name)
-    inputs = attention_inputs(
-        tree, heads=1, channels=2, value_channels=1, pos_channels=1, node_scalars=True, mass=mass
-    )
-    mass = inputs.pop("mass", None)
-
-    def function(*args):
-        out, evidence = hierarchical_attention(
-            **dict(zip(inputs, args, strict=True)),
-            tree=tree, mass=mass, self_loop=self_loop, return_evidence=True,
-        )  # fmt: skip
-        return out, evidence.masked_fill(evidence.isneginf(), 0.0)
-
-    args = tuple(x.requires_grad_() for x in inputs.values())
+    function, args = function_and_arguments(name, mass, self_loop, value_channels=1)
     assert gradgradcheck(function, args, fast_mode=name != "unequal_depths")
 
 

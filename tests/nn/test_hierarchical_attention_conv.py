@@ -332,7 +332,6 @@ def test_it_is_part_of_a_pyg_sequential():
 
 
 def test_pyg_summarises_it():
-    pytest.importorskip("tabulate")
     tree, x = index(), features(index())
     model = Sequential("x, tree", [(layer(6, 4, heads=2), "x, tree -> x"), torch.nn.ReLU()])
     text = summary(model, x, tree)
