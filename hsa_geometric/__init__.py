@@ -1,20 +1,25 @@
 """Hierarchical self-attention for PyTorch Geometric."""
 
-from . import builders, data, functional, nn
-from .builders import from_clusters, from_networkx, from_parent, to_networkx
-from .data import Hierarchy
+from . import builders, data, functional, nn, report, surgery, transforms
+from .builders import *  # noqa: F403
+from .builders import __all__ as _builders
+from .data import Hierarchy, coarsen
+from .report import best_hierarchy, hierarchy_report
 from .tree import TreeIndex
 
 __version__ = "0.1.0"
 __all__ = [
     "Hierarchy",
     "TreeIndex",
+    "best_hierarchy",
     "builders",
+    "coarsen",
     "data",
-    "from_clusters",
-    "from_networkx",
-    "from_parent",
     "functional",
+    "hierarchy_report",
     "nn",
-    "to_networkx",
+    "report",
+    "surgery",
+    "transforms",
+    *_builders,
 ]

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from hsa_geometric.builders._ids import Ids, as_ids
+from hsa_geometric.builders._internal import check_internal, own_leaves
 from hsa_geometric.data.hierarchy import LEAF_KEYS, Hierarchy
 from hsa_geometric.data.rows import rows_of
+from hsa_geometric.tree import TreeIndex
 
 
-def from_parent(parent: Ids, **leaf_data: Any) -> Hierarchy:
+def from_parent(parent: Ids, *, internal: str = "error", **leaf_data: Any) -> Hierarchy:
     r"""Build a hierarchy from the id of each tree node's parent.
 
     The caller's numbering stays: the :obj:`k`-th leaf in ascending id is row :obj:`k` of
@@ -22,6 +24,14 @@ def from_parent(parent: Ids, **leaf_data: Any) -> Hierarchy:
     Args:
         parent: ``[T]`` tensor, list or array. A root is marked by its own id or by ``-1``, which is
             replaced by its own id here: a sentinel would not survive batching.
+        internal: what becomes of inner nodes with features of their own, that is, of leaf data
+            with one row for each of the :obj:`T` **nodes** of :obj:`parent`. ``'error'``: it is
+            refused. ``'leaf'``: every inner node gets one more child, a leaf for its row, so that
+            row :obj:`a` of :obj:`x` stays node :obj:`a`, now always a leaf; inner nodes get the
+            ids :obj:`T` and up, in their order, and ``tree_*`` data is given for the nodes of
+            :obj:`parent`, an own leaf gets the row of its node. ``'drop'``: the rows of inner
+            nodes are dropped. Keys of edges speak of rows of the :obj:`x` that results.
+            (default: ``'error'``)
         **leaf_data: what the hierarchy carries. ``x``, ``pos``, ``z``, ``mass`` and ``batch`` have
             one row per leaf; ``tree_*`` one per tree node; ``inner_*`` one per inner node; any
             other tensor (``y``, say) one per leaf or one per tree. Keys of edges are left to
@@ -34,7 +44,7 @@ def from_parent(parent: Ids, **leaf_data: Any) -> Hierarchy:
     Raises:
         TypeError: if :obj:`parent` holds no integers, or a list no numbers.
         ValueError: naming argument and node: an empty tree, an id out of range, a cycle, a wrong
-            number of rows, a negative or NaN mass.
+            number of rows, a negative or NaN mass; an unknown :obj:`internal`.
 
     Cost: one sort of :obj:`T` keys; no Python per node.
 
@@ -44,11 +54,24 @@ def from_parent(parent: Ids, **leaf_data: Any) -> Hierarchy:
         Hierarchy(leaves=3, nodes=5, depth=2, x=[3, 8], mass=[3])
         >>> h.parent
         tensor([3, 3, 4, 4, 4])
+
+        "The dog barked loudly": words that govern one another, each with a feature of its own.
+
+        >>> h = from_parent([1, 2, -1, 2], x=torch.arange(4.0), internal="leaf")
+        >>> h
+        Hierarchy(leaves=4, nodes=6, depth=2, x=[4])
+        >>> h.parent  # [[the dog] barked loudly]
+        tensor([4, 4, 5, 5, 5, 5])
     """
+    check_internal(internal, ("error", "leaf", "drop"))
     ids = as_ids(parent, "parent")
     ids = torch.where(ids == -1, torch.arange(ids.numel(), device=ids.device), ids)
     data = {key: _as_tensor(key, value) for key, value in leaf_data.items()}
+    if internal != "error":
+        ids, data = _settle_inner_rows(ids, data, internal)
     hierarchy = Hierarchy(parent=ids, **data)
+    if internal == "error":
+        _check_no_inner_rows(hierarchy, data)
     hierarchy.validate()
     for key, value in data.items():
         if rows_of(key) == "leaf" and key not in LEAF_KEYS and isinstance(value, Tensor):
@@ -76,3 +99,34 @@ def _check_leaf_or_sample(key: str, value: Tensor, hierarchy: Hierarchy) -> None
             f"Expected '{key}' to have one row for each of the {leaves} leaves or one for each of "
             f"the {trees} trees (got {value.size(0)} rows)"
         )
+
+
+def _settle_inner_rows(
+    parent: Tensor, data: dict[str, Any], internal: str
+) -> tuple[Tensor, dict[str, Any]]:
+    """The tree with own leaves and its data, or the data without the rows of inner nodes."""
+    tree = TreeIndex.from_parent(parent)
+    out = dict(data)
+    if internal == "leaf":
+        parent, kept = own_leaves(tree)
+    else:
+        kept = tree.leaf_ids
+    for key, value in data.items():
+        changes = rows_of(key) == ("tree" if internal == "leaf" else "leaf")
+        if changes and isinstance(value, Tensor) and value.shape[:1] == (tree.num_nodes,):
+            out[key] = value[kept.to(value.device)]
+    return parent, out
+
+
+def _check_no_inner_rows(hierarchy: Hierarchy, data: dict[str, Any]) -> None:
+    """Say what can be done about a row for every node; `validate` only counts."""
+    tree = hierarchy.tree
+    for key, value in data.items():
+        if rows_of(key) != "leaf" or not isinstance(value, Tensor):
+            continue
+        if value.shape[:1] == (tree.num_nodes,) and tree.num_nodes != tree.num_leaves:
+            raise ValueError(
+                f"Expected '{key}' to have one row for each of the {tree.num_leaves} leaves (got "
+                f"{tree.num_nodes} rows); if these are all tree nodes, internal='leaf' gives inner "
+                f"nodes leaves of their own, 'drop' drops their rows"
+            )

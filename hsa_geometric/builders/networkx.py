@@ -13,20 +13,16 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from hsa_geometric.builders._internal import check_internal
+from hsa_geometric.builders._nx_internal import settle_inner_attrs
 from hsa_geometric.builders._nx_record import NetworkxRecord
+from hsa_geometric.builders._nx_tensors import take_tensors
 from hsa_geometric.builders._nx_tree import parents
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.data.rows import rows_of
-
-# Attributes that have a meaning of their own: half a set of them is a mistake, not a choice.
-_WHOLE = ("x", "pos", "mass")
-_PLAIN = ("x", "y", "pos", "time", "mass", "tree_pos", "tree_kind")
-_MISSING = object()
 
 
 def from_networkx(
@@ -34,6 +30,7 @@ def from_networkx(
     root: Hashable | list[Hashable] | None = None,
     *,
     node_attrs: Iterable[str] | None = None,
+    internal: str = "keep",
 ) -> Hierarchy:
     r"""Build a hierarchy from a networkx tree or forest.
 
@@ -51,12 +48,23 @@ def from_networkx(
             :obj:`root` is only compared with them.
         node_attrs: names of the attributes to turn into tensors, each of which must then be
             there. (default: all that can be turned into tensors)
+        internal: what becomes of features that inner nodes have of their own, that is, of
+            attributes that are tensors of the leaves (or, with :obj:`node_attrs`, those of them
+            that are named there). ``'keep'``: they are kept beside the tree, as ``h.inner_a`` if
+            all inner nodes have them; attention, which is among leaves, does not see them.
+            ``'leaf'``: a node ``v`` that has any gets one more child, a leaf named
+            ``(v, 'own')``, to which they move; its row stands where ``v`` stands in the order of
+            the graph (so if all nodes have features, rows are in the order of the nodes), and it
+            has the ``tree_*`` attributes of ``v`` too. ``'drop'``: they are dropped. ``'error'``:
+            they are refused. (default: ``'keep'``)
 
     Raises:
         TypeError: if :obj:`G` is no networkx graph or :obj:`node_attrs` is a string.
         ValueError: naming the node: two parents, a cycle, not connected to the root, an unknown
             root, an empty graph, an undirected graph without :obj:`root`; ``x``, ``pos``, ``mass``
-            or an attribute in :obj:`node_attrs` that some leaf lacks.
+            or an attribute in :obj:`node_attrs` that some leaf lacks; an inner node with features
+            if ``internal='error'``, or with only some of them if ``internal='leaf'``; an unknown
+            :obj:`internal`.
 
     Cost: a few Python steps for each node and attribute; for millions of nodes use
     :func:`~hsa_geometric.builders.from_parent`.
@@ -71,6 +79,15 @@ def from_networkx(
         Hierarchy(leaves=3, nodes=5, depth=2, x=[3, 2], tree_names=[5])
         >>> h.tree_names.names
         ['ch2', 'a', 'b', 'book', 'ch1']
+
+        A chapter with a feature of its own, such as its title's, gets a leaf for it:
+
+        >>> G.nodes["ch1"]["x"] = [3.0, 1.0]
+        >>> h = from_networkx(G, internal="leaf")
+        >>> h.tree_names.names
+        [('ch1', 'own'), 'ch2', 'a', 'b', 'book', 'ch1']
+        >>> h.x[:, 0]
+        tensor([3., 0., 1., 2.])
     """
     import networkx as nx
 
@@ -78,17 +95,25 @@ def from_networkx(
         raise TypeError(f"Expected 'G' to be a networkx graph (got {type(G).__name__})")
     if isinstance(node_attrs, str):
         raise TypeError("Expected 'node_attrs' to be a list of names (got a string)")
+    check_internal(internal, ("keep", "leaf", "drop", "error"))
+    wanted = None if node_attrs is None else list(node_attrs)
 
     parent = parents(G, root)
+    edges = {v: _edge_attrs(G, u, v) for v, u in parent.items()}
+    attrs: dict[Hashable, dict[Any, Any]] = {v: dict(G.nodes[v]) for v in G}
+    features: list[str] = []
+    if internal != "keep":
+        features = settle_inner_attrs(attrs, parent, wanted, internal)
+
     has_child = set(parent.values())
-    names = [v for v in G if v not in has_child] + [v for v in G if v in has_child]
+    names = [v for v in attrs if v not in has_child] + [v for v in attrs if v in has_child]
     num_leaves = len(names) - len(has_child)
     ids = {name: i for i, name in enumerate(names)}
-
-    attrs = [dict(G.nodes[name]) for name in names]
-    tensors = _take_tensors(names, attrs, num_leaves, node_attrs)
-    edges = [_edge_attrs(G, parent[v], v) if v in parent else {} for v in names]
-    record = NetworkxRecord(names, attrs, edges, dict(G.graph), G.is_directed())
+    rest = [attrs[name] for name in names]
+    tensors: dict[str, Any] = {**take_tensors(names, rest, num_leaves, wanted, features)}
+    record = NetworkxRecord(
+        names, rest, [edges.get(name, {}) for name in names], dict(G.graph), G.is_directed()
+    )
     return from_parent(
         [ids[parent.get(name, name)] for name in names], **tensors, tree_names=record
     )
@@ -125,14 +150,12 @@ def to_networkx(hierarchy: Hierarchy, *, undirected: bool | None = None) -> Any:
     import networkx as nx
 
     hierarchy.validate()
-    tree = hierarchy.tree
     record = _record(hierarchy)
-    leaf = tree.leaf_ids.tolist()
-    is_leaf = set(leaf)
+    leaf, inner = _leaf_and_inner(hierarchy)
     rows: dict[str, Sequence[int]] = {
         "leaf": leaf,
-        "inner": [i for i in range(tree.num_nodes) if i not in is_leaf],
-        "tree": range(tree.num_nodes),
+        "inner": inner,
+        "tree": range(hierarchy.num_tree_nodes),
     }
 
     G = nx.Graph() if (not record.directed if undirected is None else undirected) else nx.DiGraph()
@@ -156,92 +179,34 @@ def to_networkx(hierarchy: Hierarchy, *, undirected: bool | None = None) -> Any:
     return G
 
 
-def _take_tensors(
-    names: list[Hashable],
-    attrs: list[dict[Any, Any]],
-    num_leaves: int,
-    node_attrs: Iterable[str] | None,
-) -> dict[str, Tensor]:
-    """Move the attributes that fit into tensors out of ``attrs``."""
-    found = list(dict.fromkeys(key for attr in attrs for key in attr))
-    wanted = [key for key in found if _can_be_key(key)] if node_attrs is None else list(node_attrs)
-    out: dict[str, Tensor] = {}
-    for key in wanted:
-        if not _can_be_key(key):
-            raise ValueError(f"Expected 'node_attrs' to leave out {key!r}, which has other uses")
-        if rows_of(key) == "tree":
-            groups = {key: range(len(names))}
-        else:
-            groups = {key: range(num_leaves), f"inner_{key}": range(num_leaves, len(names))}
-        some = {target: any(key in attrs[i] for i in group) for target, group in groups.items()}
-        # What was asked for must be somewhere, and whole on the leaves if it is there at all.
-        asked = node_attrs is not None and (some[key] or not any(some.values()))
-        required = asked or (some[key] and key in _WHOLE)
-        for target, group in groups.items():
-            values = [attrs[i].get(key, _MISSING) for i in group]
-            rows = _rows(values) if some[target] else None
-            if rows is not None:
-                out[target] = rows
-                for i in group:
-                    del attrs[i][key]
-            elif target == key and required:
-                what = "leaf" if rows_of(key) == "leaf" else "node"
-                i = group[_offender(values)]
-                got = f"{attrs[i][key]!r}" if key in attrs[i] else "none"
-                raise ValueError(
-                    f"Expected every {what} to have a numeric {key!r} of one shape "
-                    f"(got {got} at node {names[i]!r})"
-                )
+def labels(hierarchy: Hierarchy, key: str) -> list[Any]:
+    """What to write for each tree node: its attribute, or else its name.
+
+    A name that is no string says nothing more than which node it is, so it is written only for
+    leaves; inner nodes get an empty string.
+    """
+    record = _record(hierarchy)
+    leaf, inner = _leaf_and_inner(hierarchy)
+    out = list(record.names)
+    for i in inner:
+        if not isinstance(out[i], str):
+            out[i] = ""
+    for i, attrs in enumerate(record.attrs):
+        if key in attrs:
+            out[i] = attrs[key]
+    for stored, ids in ((key, leaf), (f"inner_{key}", inner)):  # numbers became tensors
+        value = hierarchy._store.get(stored)
+        if isinstance(value, Tensor) and value.shape == (len(ids),):
+            for i, number in zip(ids, value.tolist(), strict=True):
+                out[i] = number
     return out
 
 
-def _can_be_key(key: Any) -> bool:
-    """Whether a tensor may be stored under this name without meaning something else."""
-    return isinstance(key, str) and (
-        key in _PLAIN
-        or not (
-            key.startswith(("_", "inner_"))
-            or rows_of(key) == "other"
-            or key in ("parent", "tree_names", "batch")
-            or hasattr(Hierarchy, key)
-        )
-    )
-
-
-def _row(value: Any) -> Tensor | None:
-    if isinstance(value, Tensor):
-        row = value.detach()
-    else:
-        try:
-            row = torch.tensor(value)
-        except (TypeError, ValueError, RuntimeError):
-            return None
-    return None if row.is_complex() else row
-
-
-def _rows(values: list[Any]) -> Tensor | None:
-    """Stack numbers or arrays of one shape; None if they are not that."""
-    if all(type(value) is type(values[0]) for value in values) and isinstance(
-        values[0], (bool, int, float, np.floating)
-    ):
-        return _row(values)  # the common case, without a tensor for each node
-    rows: list[Tensor] = []
-    for value in values:
-        row = _row(value)
-        if row is None or (rows and row.shape != rows[0].shape):
-            return None
-        rows.append(row)
-    dtype = rows[0].dtype
-    for row in rows:
-        dtype = torch.promote_types(dtype, row.dtype)
-    return torch.stack([row.to(dtype) for row in rows])
-
-
-def _offender(values: list[Any]) -> int:
-    """The first value that is no number, or else not of the first one's shape."""
-    rows = [_row(value) for value in values]
-    shapes = [None if row is None else row.shape for row in rows]
-    return next((i for i, s in enumerate(shapes) if s is None or s != shapes[0]), 0)
+def _leaf_and_inner(hierarchy: Hierarchy) -> tuple[list[int], list[int]]:
+    """Ids of the leaves and of the inner nodes."""
+    leaf = hierarchy.tree.leaf_ids.tolist()
+    is_leaf = set(leaf)
+    return leaf, [i for i in range(hierarchy.num_tree_nodes) if i not in is_leaf]
 
 
 def _edge_attrs(G: Any, u: Hashable, v: Hashable) -> dict[Any, Any]:

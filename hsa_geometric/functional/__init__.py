@@ -2,13 +2,23 @@
 
 from .attention import attention_matrix, hierarchical_attention
 from .clusters import Clusters, clusters_at
+from .coarse_edges import CoarseEdges, coarse_edges
+from .coarse_tree import CoarseTree, coarse_tree
+from .lift import lift
+from .pool import pool
 from .sweeps import aggregate, distribute
 
 __all__ = [
     "Clusters",
+    "CoarseEdges",
+    "CoarseTree",
     "aggregate",
     "attention_matrix",
     "clusters_at",
+    "coarse_edges",
+    "coarse_tree",
     "distribute",
     "hierarchical_attention",
+    "lift",
+    "pool",
 ]

@@ -1,0 +1,120 @@
+"""Attributes of networkx nodes as tensors, where they can be."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.data.rows import rows_of
+
+# Attributes that have a meaning of their own: half a set of them is a mistake, not a choice.
+_WHOLE = ("x", "pos", "mass")
+_PLAIN = ("x", "y", "pos", "time", "mass", "tree_pos", "tree_kind")
+_MISSING = object()
+
+
+def leaf_features(attrs: list[dict[Any, Any]], node_attrs: list[str] | None) -> list[str]:
+    """Names of the attributes that become tensors of the leaves whose ``attrs`` these are."""
+    names = list(attrs[0]) if node_attrs is None else node_attrs
+    return [
+        key
+        for key in names
+        if _can_be_key(key)
+        and rows_of(key) == "leaf"
+        and all(key in attr for attr in attrs)
+        and _rows([attr[key] for attr in attrs]) is not None
+    ]
+
+
+def take_tensors(
+    names: list[Hashable],
+    attrs: list[dict[Any, Any]],
+    num_leaves: int,
+    node_attrs: list[str] | None,
+    needed: Iterable[str] = (),
+) -> dict[str, Tensor]:
+    """Move the attributes that fit into tensors out of ``attrs``; those ``needed`` must."""
+    found = list(dict.fromkeys(key for attr in attrs for key in attr))
+    wanted = [key for key in found if _can_be_key(key)] if node_attrs is None else node_attrs
+    out: dict[str, Tensor] = {}
+    for key in wanted:
+        if not _can_be_key(key):
+            raise ValueError(f"Expected 'node_attrs' to leave out {key!r}, which has other uses")
+        if rows_of(key) == "tree":
+            groups = {key: range(len(names))}
+        else:
+            groups = {key: range(num_leaves), f"inner_{key}": range(num_leaves, len(names))}
+        some = {target: any(key in attrs[i] for i in group) for target, group in groups.items()}
+        # What was asked for must be somewhere, and whole on the leaves if it is there at all.
+        asked = node_attrs is not None and (some[key] or not any(some.values()))
+        required = asked or key in needed or (some[key] and key in _WHOLE)
+        for target, group in groups.items():
+            values = [attrs[i].get(key, _MISSING) for i in group]
+            rows = _rows(values) if some[target] else None
+            if rows is not None:
+                out[target] = rows
+                for i in group:
+                    del attrs[i][key]
+            elif target == key and required:
+                what = "leaf" if rows_of(key) == "leaf" else "node"
+                i = group[_offender(values)]
+                got = f"{attrs[i][key]!r}" if key in attrs[i] else "none"
+                raise ValueError(
+                    f"Expected every {what} to have a numeric {key!r} of one shape "
+                    f"(got {got} at node {names[i]!r})"
+                )
+    return out
+
+
+def _can_be_key(key: Any) -> bool:
+    """Whether a tensor may be stored under this name without meaning something else."""
+    return isinstance(key, str) and (
+        key in _PLAIN
+        or not (
+            key.startswith(("_", "inner_"))
+            or rows_of(key) == "other"
+            or key in ("parent", "tree_names", "batch")
+            or hasattr(Hierarchy, key)
+        )
+    )
+
+
+def _row(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        row = value.detach()
+    else:
+        try:
+            row = torch.tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            return None
+    return None if row.is_complex() else row
+
+
+def _rows(values: list[Any]) -> Tensor | None:
+    """Stack numbers or arrays of one shape; None if they are not that."""
+    if all(type(value) is type(values[0]) for value in values) and isinstance(
+        values[0], (bool, int, float, np.floating)
+    ):
+        return _row(values)  # the common case, without a tensor for each node
+    rows: list[Tensor] = []
+    for value in values:
+        row = _row(value)
+        if row is None or (rows and row.shape != rows[0].shape):
+            return None
+        rows.append(row)
+    dtype = rows[0].dtype
+    for row in rows:
+        dtype = torch.promote_types(dtype, row.dtype)
+    return torch.stack([row.to(dtype) for row in rows])
+
+
+def _offender(values: list[Any]) -> int:
+    """The first value that is no number, or else not of the first one's shape."""
+    rows = [_row(value) for value in values]
+    shapes = [None if row is None else row.shape for row in rows]
+    return next((i for i, s in enumerate(shapes) if s is None or s != shapes[0]), 0)

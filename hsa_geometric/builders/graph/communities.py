@@ -1,0 +1,58 @@
+"""Communities of networkx: Louvain's nested levels, or greedy modularity."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hsa_geometric.builders.graph._checks import check_choice, check_int, check_positive
+from hsa_geometric.builders.graph._forest import stack
+from hsa_geometric.builders.graph._graph import Graph
+from hsa_geometric.builders.graph._parts import components_of, parts_of
+
+ALGORITHMS = ("louvain", "greedy_modularity")
+
+
+def communities(
+    graph: Graph, *, algorithm: str = "louvain", resolution: float = 1.0, seed: int = 0
+) -> Tensor:
+    """Forest of communities, nested for Louvain, below the connected components."""
+    check_choice("algorithm", algorithm, ALGORITHMS)
+    check_positive("resolution", resolution)
+    check_int("seed", seed, least=0)
+    adjacency = graph.adjacency()
+    import networkx as nx
+
+    # One sample at a time, as modularity counts the edges of the whole graph. A community is named
+    # by its first node, so names differ between samples.
+    labels: list[np.ndarray[Any, Any]] = []
+    for nodes, sub in parts_of(adjacency, graph.sample.cpu().numpy()):
+        if sub.nnz == 0:
+            continue
+        levels = _partitions(nx.from_scipy_sparse_array(sub), algorithm, resolution, seed)
+        while len(labels) < len(levels):  # other samples repeat their last level
+            labels.append(labels[-1].copy() if labels else np.arange(graph.num_nodes))
+        for i, label in enumerate(labels):
+            for members in levels[min(i, len(levels) - 1)]:
+                inside = nodes[list(members)]
+                label[inside] = inside.min()
+
+    vectors, names = [], np.arange(graph.num_nodes)
+    for label in [*labels, components_of(adjacency)]:
+        names, cluster = np.unique(label[names], return_inverse=True)
+        vectors.append(torch.from_numpy(cluster).long().to(graph.sample.device))
+    return stack(vectors, graph.num_nodes, graph.sample.device)
+
+
+def _partitions(
+    G: Any, algorithm: str, resolution: float, seed: int
+) -> list[Collection[Collection[int]]]:
+    from networkx.algorithms import community
+
+    if algorithm == "louvain":
+        return list(community.louvain_partitions(G, resolution=resolution, seed=seed))
+    return [community.greedy_modularity_communities(G, weight="weight", resolution=resolution)]

@@ -1,0 +1,157 @@
+"""The levels of a molecule. A level is a rule that says which bonds it cuts.
+
+What the cuts of a level and of all coarser levels leave connected are the groups of that level, so
+groups nest whatever the levels are. No rule cuts a bond of a ring or a bond to a hydrogen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias
+
+Bonds: TypeAlias = "set[tuple[int, int]]"
+Partition: TypeAlias = "tuple[tuple[int, ...], ...]"
+
+KINDS = (
+    "atom",
+    "ring",
+    "functional_group",
+    "scaffold",
+    "fragment",
+    "component",
+    "molecule",
+    "rest",
+)
+"""What ``tree_kind`` counts: ``KINDS[h.tree_kind[a]]`` is the kind of tree node ``a``."""
+
+# P. Ertl, An algorithm to identify functional groups in organic molecules, J. Cheminform. 9:36
+# (2017): heteroatoms; carbons with a multiple bond; acetal carbons; oxiranes and their like.
+# Aromatic atoms are left to their ring.
+_FUNCTIONAL = "[$([!#6;!#1;!a]),$(C=,#[!#6]),$(C=,#C),$([CX4](-[O,N,S])-[O,N,S]),$(C1[O,N,S]C1)]"
+
+
+class Level(NamedTuple):
+    """One level of one molecule.
+
+    Attributes:
+        kind: index into :data:`KINDS` of the groups this level is about.
+        groups: the atoms in such groups; the pieces of other atoms are the ``'rest'``.
+        partition: all pieces as tuples of atoms, in the order of their first atoms.
+    """
+
+    kind: int
+    groups: set[int]
+    partition: Partition
+
+
+class _Bond(NamedTuple):
+    ends: tuple[int, int]
+    in_ring: bool
+
+
+def _components(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
+    return set(range(mol.GetNumAtoms())), set()
+
+
+def _scaffold(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
+    from rdkit import Chem
+    from rdkit.Chem.Scaffolds.MurckoScaffold import GetScaffoldForMol
+
+    numbered = Chem.Mol(mol)
+    for atom in numbered.GetAtoms():
+        atom.SetIntProp("_row", atom.GetIdx())
+    atoms = {atom.GetIntProp("_row") for atom in GetScaffoldForMol(numbered).GetAtoms()}
+    return atoms, _border(atoms, bonds)
+
+
+def _brics(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
+    from rdkit import Chem
+    from rdkit.Chem.BRICS import FindBRICSBonds
+
+    # BRICS counts neighbours, so it must not see hydrogens.
+    heavy = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
+    if len(heavy) < mol.GetNumAtoms():
+        mol = Chem.RemoveAllHs(mol)
+    cut = {(heavy[i], heavy[j]) for (i, j), _ in FindBRICSBonds(mol)}
+    return set(heavy), cut
+
+
+def _functional_groups(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
+    atoms = {i for (i,) in mol.GetSubstructMatches(_query(), maxMatches=mol.GetNumAtoms())}
+    return atoms, _border(atoms, bonds)
+
+
+def _rings(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
+    atoms = {i for bond in bonds if bond.in_ring for i in bond.ends}
+    return atoms, {bond.ends for bond in bonds if not bond.in_ring}
+
+
+_Rule: TypeAlias = "Callable[[Any, list[_Bond]], tuple[set[int], Bonds]]"
+LEVELS: dict[str, tuple[str, _Rule]] = {
+    "components": ("component", _components),
+    "scaffold": ("scaffold", _scaffold),
+    "brics": ("fragment", _brics),
+    "functional_groups": ("functional_group", _functional_groups),
+    "rings": ("ring", _rings),
+}
+
+
+def check_levels(levels: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of levels, coarse to fine.
+
+    Raises:
+        TypeError: if they are no list of strings.
+        ValueError: if one is unknown, comes twice, or stands where it would be without effect.
+    """
+    if isinstance(levels, str) or not isinstance(levels, Iterable):
+        raise TypeError(f"Expected 'levels' to be a list of names (got {levels!r})")
+    names = tuple(levels)
+    for name in names:
+        if name not in LEVELS:
+            raise ValueError(f"Expected 'levels' to be among {list(LEVELS)} (got {name!r})")
+        if names.count(name) > 1:
+            raise ValueError(f"Expected 'levels' to name each level once (got {name!r} twice)")
+    if "components" in names[1:]:
+        raise ValueError(f"Expected 'components' to be the first of 'levels' (got {list(names)})")
+    if "rings" in names[:-1]:
+        raise ValueError(
+            f"Expected 'rings' to be the last of 'levels', for it leaves no bond to cut "
+            f"(got {list(names)})"
+        )
+    return names
+
+
+def find_levels(mol: Any, names: tuple[str, ...]) -> list[Level]:
+    """Cut a molecule level by level, coarse to fine; each level cuts what the last one left."""
+    from rdkit import Chem
+
+    mol = Chem.Mol(mol)
+    Chem.SetAromaticity(mol)  # kekulized or not, a molecule has one tree
+    hydrogen = {atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() == 1}
+    bonds = [
+        _Bond((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()), bond.IsInRing())
+        for bond in mol.GetBonds()
+    ]
+    pieces = Chem.RWMol(mol)
+    levels = []
+    for name in names:
+        kind, rule = LEVELS[name]
+        groups, cut = rule(mol, bonds)
+        for i, j in cut:
+            if i not in hydrogen and j not in hydrogen:
+                pieces.RemoveBond(i, j)
+        levels.append(Level(KINDS.index(kind), groups, Chem.GetMolFrags(pieces)))
+    return levels
+
+
+def _border(atoms: set[int], bonds: list[_Bond]) -> Bonds:
+    """Bonds outside rings between these atoms and others."""
+    return {(i, j) for (i, j), in_ring in bonds if not in_ring and (i in atoms) != (j in atoms)}
+
+
+@cache
+def _query() -> Any:
+    from rdkit import Chem
+
+    return Chem.MolFromSmarts(_FUNCTIONAL)

@@ -1,0 +1,79 @@
+"""One node and what is below it, as a sample."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+from hsa_geometric.data.hierarchy import LEAF_KEYS, Hierarchy
+from hsa_geometric.data.rows import rows_of
+from hsa_geometric.surgery._check import check_hierarchy, check_integer, check_no_references
+from hsa_geometric.surgery._layout import over_paths, root_of
+
+
+def subtree(h: Hierarchy, node: int) -> Hierarchy:
+    r"""Take the part of a tree below one node, which becomes the root.
+
+    Args:
+        h: a sample, or a batch, of which the sample is taken by ``get_example``.
+        node: id of a tree node. A leaf gives a tree of one node.
+
+    Returns:
+        A new sample: the leaves below :obj:`node` in their order, with their rows; the edges among
+        them, relabelled, with their rows; the mesh faces (:obj:`face`) whose corners are all among
+        them; and the rows of ``tree_*`` and ``inner_*`` of the nodes. Data of a whole sample, such
+        as :obj:`y`, is that of the sample :obj:`node` belongs to: where a forest has a row for each
+        tree, it keeps the row of the tree. :obj:`batch` goes.
+
+    Raises:
+        TypeError: if :obj:`node` is no integer.
+        ValueError: if there is no such node, or if :obj:`h` has a key that names leaves by row
+            (``*_index``, ``adj*``) besides :obj:`edge_index` and :obj:`face`.
+
+    Cost: :math:`O(T \log \text{depth})`.
+
+    Example:
+        >>> import torch
+        >>> from hsa_geometric.builders import from_parent
+        >>> h = from_parent([4, 4, 5, 6, 5, 6, 6], x=torch.tensor([10, 11, 12, 13]))
+        >>> part = subtree(h, 5)
+        >>> part.parent, part.x
+        (tensor([3, 3, 4, 4, 4]), tensor([10, 11, 12]))
+    """
+    check_hierarchy(h)
+    check_integer(node, "node", 0)
+    if node >= h.num_tree_nodes:
+        raise ValueError(
+            f"Expected 'node' to be the id of one of the {h.num_tree_nodes} tree nodes (got {node})"
+        )
+    if isinstance(h, Batch):
+        ends = h._store.__dict__.get("_slice_dict", {}).get("parent")
+        if ends is None:
+            raise ValueError("Expected 'h' to be a sample, or a batch that can still be split")
+        sample = bisect_right(ends.tolist(), node) - 1
+        return subtree(h.get_example(sample), node - int(ends[sample]))
+    check_no_references(h, ("edge_index", "face"))
+
+    tree, ids = h.tree, torch.arange(h.num_tree_nodes, device=h.parent.device)
+    root = root_of(tree)
+    at = (ids == node) & (root != node)
+    keep = (over_paths(at.long(), tree) > 0) | (root == node)
+    leaves = keep[tree.leaf_ids]
+    out = h._with_nodes(Data.subgraph(h, leaves), keep, torch.where(ids == node, ids, tree.parent))
+    if "batch" in out:
+        del out["batch"]
+    if isinstance(h.get("face"), Tensor):
+        row = leaves.cumsum(0) - 1
+        out.face = row[h.face[:, leaves[h.face].all(dim=0)]]
+    if tree.num_trees > 1:
+        number = tree.position[root[node]]
+        for key, value in h.to_dict().items():
+            of_sample = rows_of(key) == "leaf" and key not in LEAF_KEYS and key in out
+            if not of_sample or not isinstance(value, Tensor) or value.dim() == 0:
+                continue
+            if value.size(0) == tree.num_trees != tree.num_leaves:
+                out[key] = value[number : number + 1]
+    return out

@@ -1,0 +1,69 @@
+"""Quadtrees and octrees, attached to a Data: :class:`GridHierarchy`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch_geometric.data import Data
+from torch_geometric.transforms import BaseTransform
+
+from hsa_geometric.builders.grids import as_shape, from_grid
+from hsa_geometric.builders.sequences._windows import as_windows
+from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.transforms.sequences import attach, device_of
+
+
+class GridHierarchy(BaseTransform):  # type: ignore[misc]
+    r"""Put a quadtree, an octree or levels of patches above the cells of a grid.
+
+    The nodes of the Data are the cells in row-major order. Attributes are kept, and :obj:`parent`
+    is added; so is :obj:`pos` where there is none. A tree that is there already is replaced. See
+    :func:`~hsa_geometric.builders.from_grid`.
+
+    Args:
+        shape: number of cells along each axis, such as ``(H, W)``, the same for all samples.
+        windows: sizes of the windows in cells from fine to coarse.
+        branching: group so many along each axis again and again. (default: ``2``, if there are no
+            :obj:`windows`)
+        collapse: leave out nodes with a single child.
+
+    Raises:
+        TypeError, ValueError: here, for wrong options; on a Data, if it is a batch or has rows for
+            another number of cells.
+
+    Example:
+        >>> import torch
+        >>> image = torch.rand(3, 8, 8)
+        >>> GridHierarchy((8, 8))(Data(x=image.flatten(1).t()))
+        Hierarchy(leaves=64, nodes=85, depth=3, x=[64, 3], pos=[64, 2])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        windows: Sequence[int | Sequence[int]] | None = None,
+        branching: int | Sequence[int] | None = None,
+        collapse: bool = True,
+    ) -> None:
+        as_windows(windows, branching, as_shape(shape), default=2)
+        self.shape = tuple(shape)
+        self.windows = windows
+        self.branching = branching
+        self.collapse = collapse
+
+    def forward(self, data: Data) -> Hierarchy:
+        """Return a hierarchy with all that :obj:`data` has."""
+        tree = from_grid(
+            self.shape,
+            windows=self.windows,
+            branching=self.branching,
+            collapse=self.collapse,
+            device=device_of(data),
+        )
+        return attach(data, tree)
+
+    def __repr__(self) -> str:
+        options = {"windows": self.windows, "branching": self.branching}
+        given = [f"{name}={value}" for name, value in options.items() if value is not None]
+        return f"{self.__class__.__name__}({', '.join([str(self.shape), *given])})"

@@ -1,0 +1,70 @@
+"""Meshes with the tree of their shells and pieces: :class:`MeshHierarchy`."""
+
+from __future__ import annotations
+
+from torch_geometric.data import Data
+from torch_geometric.transforms import BaseTransform
+
+from hsa_geometric.builders.mesh import check_options, from_mesh
+from hsa_geometric.data.hierarchy import Hierarchy
+
+
+class MeshHierarchy(BaseTransform):  # type: ignore[misc]
+    r"""Give the vertices of a mesh their areas and the tree of shells and pieces.
+
+    For a Data with :obj:`pos` and :obj:`face`. Attributes are kept, :obj:`parent` and :obj:`mass`
+    are added, and so is :obj:`edge_index` if there is none; an earlier tree is replaced, with all
+    that belongs to its nodes. See :func:`~hsa_geometric.builders.from_mesh`.
+
+    Args:
+        method: ``'kd'``, ``'pca'`` or ``'ball'``.
+        branching: the most children of an inner node above the lowest ones.
+        leaf_size: the most leaves below one of the lowest inner nodes. (default: :obj:`branching`)
+        split_components: whether connected components are kept apart.
+        mass: ``'area'``, or :obj:`None` for no masses, or those that the Data has.
+
+    Raises:
+        TypeError, ValueError: here, for wrong options; on a Data, what
+            :func:`~hsa_geometric.builders.from_mesh` raises.
+
+    Example:
+        >>> import torch
+        >>> face = torch.tensor([[0, 0], [1, 2], [2, 3]])
+        >>> MeshHierarchy()(Data(pos=torch.rand(4, 3), face=face))
+        Hierarchy(leaves=4, nodes=5, depth=1, edge_index=[2, 10], pos=[4, 3], mass=[4], face=[3, 2])
+    """
+
+    def __init__(
+        self,
+        method: str = "pca",
+        *,
+        branching: int = 8,
+        leaf_size: int | None = None,
+        split_components: bool = True,
+        mass: str | None = "area",
+    ) -> None:
+        self.leaf_size = check_options(method, branching, leaf_size, mass)
+        self.method = method
+        self.branching = branching
+        self.split_components = split_components
+        self.mass = mass
+
+    def forward(self, data: Data) -> Hierarchy:
+        """Return a hierarchy with all that :obj:`data` has."""
+        if not isinstance(data, Data):
+            raise TypeError(f"Expected 'data' to be a Data (got {type(data).__name__})")
+        return from_mesh(
+            data,
+            method=self.method,
+            branching=self.branching,
+            leaf_size=self.leaf_size,
+            split_components=self.split_components,
+            mass=self.mass,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}({self.method!r}, branching={self.branching}, "
+            f"leaf_size={self.leaf_size}, split_components={self.split_components}, "
+            f"mass={self.mass!r})"
+        )

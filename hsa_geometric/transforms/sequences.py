@@ -1,0 +1,203 @@
+"""Trees over sequences and texts, attached to a Data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.transforms import BaseTransform
+
+from hsa_geometric.builders.sequences import from_markdown, from_sequence, from_text
+from hsa_geometric.builders.sequences._windows import as_windows
+from hsa_geometric.builders.sequences.from_text import Level, as_patterns
+from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.data.rows import rows_of
+
+
+class SequenceHierarchy(BaseTransform):  # type: ignore[misc]
+    r"""Put windows, or units of your own, above the nodes of a Data, taken as a sequence.
+
+    Attributes are kept and :obj:`parent` is added; a tree that is there already is replaced. See
+    :func:`~hsa_geometric.builders.from_sequence`.
+
+    Args:
+        windows: sizes of the windows from fine to coarse.
+        branching: windows of ``branching``, ``branching**2``, … nodes. (default: ``8``, if nothing
+            else is given)
+        boundaries: names of attributes of the Data from fine to coarse, such as
+            ``["sentence", "paragraph"]``: each says where the units of a level begin.
+        collapse: leave out nodes with a single child.
+
+    Raises:
+        TypeError, ValueError: here, for wrong options; on a Data, what
+            :func:`~hsa_geometric.builders.from_sequence` raises, or if it is a batch, or lacks
+            nodes or an attribute.
+
+    Example:
+        >>> transform = SequenceHierarchy(windows=(2, 4))
+        >>> transform(Data(x=torch.rand(5, 8)))
+        Hierarchy(leaves=5, nodes=9, depth=3, x=[5, 8])
+    """
+
+    def __init__(
+        self,
+        *,
+        windows: Sequence[int] | None = None,
+        branching: int | None = None,
+        boundaries: Sequence[str] | None = None,
+        collapse: bool = True,
+    ) -> None:
+        as_windows(windows, branching, (1,), default=8)
+        if boundaries is not None:
+            if isinstance(boundaries, str) or not all(isinstance(b, str) for b in boundaries):
+                raise TypeError("Expected 'boundaries' to be a list of names of attributes")
+            if windows is not None or branching is not None:
+                raise ValueError("Expected one of 'windows', 'branching', 'boundaries'")
+        self.windows = windows
+        self.branching = branching
+        self.boundaries = boundaries
+        self.collapse = collapse
+
+    def forward(self, data: Data) -> Hierarchy:
+        """Return a hierarchy with all that :obj:`data` has."""
+        boundaries = None
+        if self.boundaries is not None:
+            boundaries = [attribute(data, name) for name in self.boundaries]
+        if not data.num_nodes:
+            raise ValueError("Expected 'data' to have nodes (got none)")
+        tree = from_sequence(
+            data.num_nodes,
+            windows=self.windows,
+            branching=self.branching,
+            boundaries=boundaries,
+            collapse=self.collapse,
+            device=device_of(data),
+        )
+        return attach(data, tree)
+
+    def __repr__(self) -> str:
+        options = {
+            "windows": self.windows,
+            "branching": self.branching,
+            "boundaries": self.boundaries,
+        }
+        given = [f"{name}={value}" for name, value in options.items() if value is not None]
+        return f"{self.__class__.__name__}({', '.join(given)})"
+
+
+class TextHierarchy(BaseTransform):  # type: ignore[misc]
+    r"""Put sections, paragraphs and sentences above the tokens of a text.
+
+    Attributes are kept; :obj:`parent`, :obj:`offset`, :obj:`tree_span` and :obj:`tree_kind` are
+    added; a tree that is there already is replaced. See
+    :func:`~hsa_geometric.builders.from_text`.
+
+    Args:
+        levels: names or patterns of levels, from coarse to fine.
+        text: name of the attribute that holds the text.
+        tokens: name of the attribute that holds the character offsets ``[N, 2]`` of the tokens.
+            (default: the tokens are the words and signs of the text)
+        collapse: leave out nodes with a single child.
+
+    Raises:
+        TypeError, ValueError: here, for wrong options; on a Data, what
+            :func:`~hsa_geometric.builders.from_text` raises, or if it is a batch, lacks an
+            attribute, or has rows for another number of tokens.
+
+    Example:
+        >>> transform = TextHierarchy()
+        >>> transform(Data(x=torch.rand(6, 8), text="Go on. Do not.")).parent
+        tensor([6, 6, 6, 7, 7, 7, 8, 8, 8])
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Level] = ("section", "paragraph", "sentence"),
+        *,
+        text: str = "text",
+        tokens: str | None = None,
+        collapse: bool = True,
+    ) -> None:
+        as_patterns(levels)
+        self.levels = levels
+        self.text = text
+        self.tokens = tokens
+        self.collapse = collapse
+
+    def forward(self, data: Data) -> Hierarchy:
+        """Return a hierarchy with all that :obj:`data` has."""
+        tokens = None if self.tokens is None else attribute(data, self.tokens)
+        tree = from_text(
+            attribute(data, self.text), levels=self.levels, tokens=tokens, collapse=self.collapse
+        )
+        return attach(data, tree.to(device_of(data)))
+
+    def __repr__(self) -> str:
+        names = [level if isinstance(level, str) else level[0] for level in self.levels]
+        return f"{self.__class__.__name__}(levels={names})"
+
+
+class MarkdownHierarchy(BaseTransform):  # type: ignore[misc]
+    r"""Put sections, blocks and sentences above the tokens of a Markdown text.
+
+    Attributes are kept; :obj:`parent`, :obj:`offset`, :obj:`tree_span` and :obj:`tree_kind` are
+    added; a tree that is there already is replaced. See
+    :func:`~hsa_geometric.builders.from_markdown`.
+
+    Args:
+        text: name of the attribute that holds the text.
+        tokens: name of the attribute that holds the character offsets ``[N, 2]`` of the tokens.
+            (default: the tokens are the words and signs of the text)
+        collapse: leave out nodes with a single child.
+
+    Raises:
+        TypeError, ValueError: on a Data, what :func:`~hsa_geometric.builders.from_markdown`
+            raises, or if it is a batch, lacks an attribute, or has rows for another number of
+            tokens.
+
+    Example:
+        >>> transform = MarkdownHierarchy()
+        >>> transform(Data(text="# Go on\n\nDo not. Do not.")).parent
+        tensor([11, 11, 11,  9,  9,  9, 10, 10, 10, 12, 12, 13, 13, 13])
+    """
+
+    def __init__(
+        self, *, text: str = "text", tokens: str | None = None, collapse: bool = True
+    ) -> None:
+        self.text = text
+        self.tokens = tokens
+        self.collapse = collapse
+
+    def forward(self, data: Data) -> Hierarchy:
+        """Return a hierarchy with all that :obj:`data` has."""
+        tokens = None if self.tokens is None else attribute(data, self.tokens)
+        tree = from_markdown(attribute(data, self.text), tokens=tokens, collapse=self.collapse)
+        return attach(data, tree.to(device_of(data)))
+
+
+def attach(data: Data, tree: Hierarchy) -> Hierarchy:
+    """All that ``data`` has but an older tree, and what ``tree`` has beyond it."""
+    if "batch" in data:
+        raise ValueError("Expected 'data' to be one sample (got a batch; transform its samples)")
+    kept = {
+        key: value for key, value in data.to_dict().items() if rows_of(key) not in ("tree", "inner")
+    }
+    out: Hierarchy = Hierarchy.from_dict({**tree.to_dict(), **kept})
+    out.validate()
+    return out
+
+
+def attribute(data: Data, name: str) -> Any:
+    """An attribute that must be there."""
+    if name not in data:
+        raise ValueError(f"Expected 'data' to have the attribute {name!r} (got {data.keys()})")
+    return data[name]
+
+
+def device_of(data: Data) -> torch.device:
+    """Device of the first tensor in it, or the CPU."""
+    tensors = (value for value in data.to_dict().values() if isinstance(value, Tensor))
+    return next((value.device for value in tensors), torch.device("cpu"))

