@@ -39,10 +39,10 @@ class TreeIndex:
         family_parent: ``[F]`` position of each family's parent, families in storage order.
         family_ptr: ``[F + 1]`` members of family ``f`` are positions
             ``family_ptr[f]:family_ptr[f + 1]``.
-        family_order: ``[F]`` families sorted by size.
+        by_size: ``[2, R + F]`` first member and size of each family, sorted by size. Each root is a
+            family of one here, so that every node belongs to one.
         levels: ``[L, 6]`` on the CPU, see :data:`LEVEL_COLUMNS`.
-        sizes: ``[G, 4]`` on the CPU: family size, its slice of ``family_order``, and the position
-            of the first member if the families of that size are consecutive (else -1).
+        sizes: ``[G, 3]`` on the CPU: family size and its slice of ``by_size``.
         layout: ``[2]`` on the CPU: number of roots, and the position of the first leaf if the
             leaves are consecutive and in order (else -1).
 
@@ -62,7 +62,7 @@ class TreeIndex:
     count: Tensor
     family_parent: Tensor
     family_ptr: Tensor
-    family_order: Tensor
+    by_size: Tensor
     levels: Tensor
     sizes: Tensor
     layout: Tensor
@@ -106,7 +106,13 @@ class TreeIndex:
         family_parent = up[first]
         family_ptr = torch.cat([first, first.new_full((1,), num_nodes)])
         size = degree[family_parent]
-        family_order = torch.argsort(size, stable=True)
+        by_size = torch.stack(
+            [
+                torch.cat([ids[:num_roots], first]),
+                torch.cat([torch.ones_like(ids[:num_roots]), size]),
+            ]
+        )
+        by_size = by_size[:, torch.argsort(by_size[1], stable=True)]
         return cls(
             parent=parent,
             order=order,
@@ -117,9 +123,9 @@ class TreeIndex:
             count=count[order],
             family_parent=family_parent,
             family_ptr=family_ptr,
-            family_order=family_order,
+            by_size=by_size,
             levels=_level_table(level[order][first], family_parent, family_ptr, size),
-            sizes=_size_table(size[family_order], family_order, first),
+            sizes=_size_table(by_size[1]),
             layout=torch.tensor([num_roots, _first_if_consecutive(leaf)]),
         )
 
@@ -170,7 +176,7 @@ class TreeIndex:
             self.leaf,
             self.family_parent,
             self.family_ptr,
-            self.family_order,
+            self.by_size,
             self.levels,
             self.sizes,
             self.layout,
@@ -267,14 +273,11 @@ def _level_table(level: Tensor, parent: Tensor, ptr: Tensor, size: Tensor) -> Te
     return table.cpu()
 
 
-def _size_table(size: Tensor, family: Tensor, first: Tensor) -> Tensor:
-    """One row a family size: its slice of the families sorted by size."""
+def _size_table(size: Tensor) -> Tensor:
+    """One row a family size: the size and its slice of the families sorted by size."""
     value, number = torch.unique_consecutive(size, return_counts=True)
     end = number.cumsum(0)
-    begin = end - number
-    consecutive = family[end - 1] - family[begin] == number - 1
-    start = torch.where(consecutive, first[family[begin]], -1)
-    return torch.stack([value, begin, end, start], dim=1).cpu()
+    return torch.stack([value, end - number, end], dim=1).cpu()
 
 
 def _first_if_consecutive(x: Tensor) -> int:

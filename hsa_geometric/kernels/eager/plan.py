@@ -15,7 +15,7 @@ class Plan(NamedTuple):
     leaf: Tensor
     family_parent: Tensor
     family_ptr: Tensor
-    family_order: Tensor
+    by_size: Tensor
     levels: Tensor
     sizes: Tensor
     layout: Tensor

@@ -55,9 +55,18 @@ def segment_sum(x: Tensor, ptr: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def add_to_parents(
-    y: Tensor, plan: Plan, level: list[int], x: Tensor, weight: Tensor | None
+    y: Tensor, plan: Plan, level: list[int], x: Tensor, weight: Tensor | None, write: bool = False
 ) -> None:
-    """Add to the parents' rows of ``y [T, C]`` the sums over their families of a level's ``x``."""
+    """Add to the parents' rows of ``y [T, C]`` the sums over their families of a level's ``x``.
+
+    Args:
+        y: node values.
+        plan: the tree.
+        level: a row of :attr:`Plan.levels`.
+        x: values of the level's nodes.
+        weight: weights of the level's nodes.
+        write: overwrite the parents' rows, whatever they hold.
+    """
     f0, f1, n0, _, p0, _ = level
     if f1 - f0 == 1:  # deep trees are made of such levels: spare them all that segments need
         # (no matrix product, which autocast would do in half precision)
@@ -66,21 +75,27 @@ def add_to_parents(
     else:
         total = segment_sum(x, plan.family_ptr[f0 : f1 + 1] - n0, weight)
     if p0 >= 0:
-        y[p0 : p0 + f1 - f0] += total
+        rows = y[p0 : p0 + f1 - f0]
+        rows.copy_(total) if write else rows.add_(total)
+    elif write:
+        y.index_copy_(0, plan.family_parent[f0:f1], total)
     else:
         y.index_add_(0, plan.family_parent[f0:f1], total)
 
 
-def up_(y: Tensor, plan: Plan, weight: Tensor | None) -> Tensor:
-    """Sweep ``y [T, C]`` upward in place; ``weight`` is ``[T]`` or, by channel, ``[T, C]``."""
+def up_(y: Tensor, plan: Plan, weight: Tensor | None, write: bool = False) -> Tensor:
+    """Sweep ``y [T, C]`` upward in place; ``weight`` is ``[T]`` or, by channel, ``[T, C]``.
+
+    With :obj:`write` inner nodes count as 0, whatever they hold.
+    """
     by_node = weight is not None and weight.dim() == 1
     for level in reversed(plan.levels.tolist()):
         rows = slice(level[2], level[3])
         below, w = y[rows], None if weight is None else weight[rows]
         if by_node or w is None:
-            add_to_parents(y, plan, level, below, w)
+            add_to_parents(y, plan, level, below, w, write)
         else:
-            add_to_parents(y, plan, level, below * w, None)
+            add_to_parents(y, plan, level, below * w, None, write)
     return y
 
 
@@ -127,10 +142,9 @@ def chunks(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 def from_leaves(xs: list[Tensor], plan: Plan) -> Tensor:
-    """Leaf rows ``[N, C_i]`` beside each other as node rows ``[T, sum C_i]``, 0 at inner nodes."""
+    """Leaf rows ``[N, C_i]`` beside each other as node rows ``[T, sum C_i]``; inner ones unset."""
     width = sum(x.shape[1] for x in xs)
     y = xs[0].new_empty(plan.up.shape[0], width, dtype=accumulator(xs[0].dtype))
-    y.index_fill_(0, plan.family_parent, 0)
     rows = plan.leaf_rows()
     for columns, x in zip(y.split([x.shape[1] for x in xs], dim=1), xs, strict=True):
         if isinstance(rows, slice):
@@ -147,7 +161,7 @@ def from_leaves(xs: list[Tensor], plan: Plan) -> Tensor:
 def up(xs: list[Tensor], weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     """Leaf values ``[N, C_i]`` to node values ``[T, sum C_i]``, ``weight [T]`` a constant."""
     plan = Plan(*tree)
-    return up_(from_leaves(xs, plan), plan, weight)
+    return up_(from_leaves(xs, plan), plan, weight, write=True)
 
 
 @torch.library.custom_op("hsa_geometric::down", mutates_args=())
