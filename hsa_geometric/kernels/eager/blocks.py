@@ -110,11 +110,14 @@ def _index(rows: Tensor, columns: int, heads: int, at: int, width: int) -> tuple
     Moving pieces of rows to where they are needed is one pass; moving rows and transposing is two.
     """
     step = math.gcd(columns, at, width) or 1
-    index = rows.unsqueeze(1) * (columns // step)
-    within = torch.arange(heads * width // step, device=rows.device) + at // step
-    if step == width:
-        return (index + within.view(heads, 1)).unsqueeze(-1), step
-    return index.unsqueeze(-1) + within.view(heads, 1, -1), step
+    index = (rows * (columns // step)).view(rows.shape[0], 1, -1, 1)
+    return index + _within(heads, at, width, step, rows.device), step
+
+
+@lru_cache(maxsize=256)
+def _within(heads: int, at: int, width: int, step: int, device: torch.device) -> Tensor:
+    """Places ``[heads, 1, pieces]`` within a row."""
+    return (torch.arange(heads * width // step, device=device) + at // step).view(heads, 1, -1)
 
 
 def blocks(plan: Plan, heads: int, width: int) -> Iterator[Block]:

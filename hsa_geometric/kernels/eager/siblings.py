@@ -25,12 +25,16 @@ from .sweeps import chunks
 
 
 class Operands(NamedTuple):
-    """What the families of a block hold: ``[F, H, b, *]``; of a piece, fewer queries."""
+    """What the families of a block hold: ``[F, H, b, *]``; of a piece, fewer queries.
+
+    ``bias`` is the log mass of who answers, ``[F, 1, 1, b]``, or ``[F, 1, b, b]`` where some pairs
+    are hidden: −∞ there.
+    """
 
     q: Tensor
     k: Tensor
     v: Tensor
-    log_mass: Tensor
+    bias: Tensor
     pos_q: Tensor | None
     pos_k: Tensor | None
 
@@ -72,10 +76,16 @@ class Columns(NamedTuple):
         """All that attention in a block reads."""
         return Operands(
             *self.take(block, qkv),
-            block.take(log_mass.unsqueeze(1), 1),
+            bias_of(block, log_mass),
             None if pos_q is None else block.take(pos_q.flatten(1), self.heads),
             None if pos_k is None else block.take(pos_k.flatten(1), self.heads),
         )
+
+
+def bias_of(block: Block, log_mass: Tensor) -> Tensor:
+    """The term of the logits that queries and keys have no part in."""
+    bias = block.take(log_mass.unsqueeze(1), 1).transpose(-1, -2)
+    return bias if block.hidden is None else bias.masked_fill(block.hidden, -math.inf)
 
 
 def pieces(heads: int, size: int) -> Iterator[tuple[int, int]]:
@@ -95,17 +105,20 @@ def product(p: Tensor, v: Tensor) -> Tensor:
     return out
 
 
-def logits(x: Operands, start: int, hidden: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def logits(x: Operands, start: int, scale: float) -> tuple[Tensor, Tensor]:
     """Logits ``[F, H, n, b]`` of a piece, −∞ on the diagonal, and the diagonal ``[F, H, n, 1]``."""
-    s = torch.matmul(x.q, x.k.transpose(-1, -2)).mul_(scale)
+    families, heads, queries, _ = x.q.shape
+    s = torch.baddbmm(
+        x.bias.expand(-1, heads, queries, -1).flatten(0, 1),
+        x.q.flatten(0, 1),
+        x.k.flatten(0, 1).transpose(-1, -2),
+        alpha=scale,
+    ).unflatten(0, (families, heads))
     if x.pos_q is not None and x.pos_k is not None:
         s += torch.matmul(x.pos_q, x.pos_k.transpose(-1, -2))
-    s += x.log_mass.transpose(-1, -2)
-    diagonal = s.diagonal(start, -2, -1)[..., : x.q.shape[2]]
+    diagonal = s.diagonal(start, -2, -1)[..., :queries]
     own = diagonal.clone().unsqueeze(-1)
     diagonal.fill_(-math.inf)
-    if hidden is not None:
-        s.masked_fill_(hidden, -math.inf)
     return s, own
 
 
@@ -128,10 +141,10 @@ class Dropout:
 
 
 def attend(
-    x: Operands, start: int, hidden: Tensor | None, scale: float, mask: Tensor | None
+    x: Operands, start: int, scale: float, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """M ``[F, H, n, Dv]``, S and the diagonal ``[F, H, n, 1]``, in differentiable operations."""
-    s, own = logits(x, start, hidden, scale)
+    s, own = logits(x, start, scale)
     top = s.detach().amax(-1, keepdim=True).clamp_(min=torch.finfo(s.dtype).min)
     p = s.sub_(top).exp_()
     # The sum is at least 1, or 0 where there is no sibling of positive mass: M = 0 and S = -inf,
@@ -166,7 +179,7 @@ def siblings(
             every = columns.operands(block, qkv, pos_q, pos_k, log_mass)
             for start, stop in pieces(heads, every.k.shape[2]):
                 x = every.queries(start, stop)
-                m, s, o = attend(x, start, block.hidden, scale, drop.mask(x))
+                m, s, o = attend(x, start, scale, drop.mask(x))
                 block.put(mean, m, first=start)
                 block.put(total, s, first=start)
                 block.put(own, o, first=start)
@@ -215,7 +228,7 @@ def siblings_backward(
             for start, stop in pieces(heads, every.k.shape[2]):
                 rows = (slice(None), slice(None), slice(start, stop))
                 x, g = every.queries(start, stop), by_mean[rows]
-                p, _ = logits(x, start, block.hidden, scale)
+                p, _ = logits(x, start, scale)
                 p = p.sub_(top[rows]).exp_()
                 mask = drop.mask(x)
                 ds = torch.matmul(g, x.v.transpose(-1, -2))
@@ -279,7 +292,7 @@ def siblings_double_backward(
 
     with torch.autocast(qkv.device.type, enabled=False):
         for block in blocks(Plan(*tree), heads, width):
-            log_mass_here = block.take(log_mass.unsqueeze(1), 1)
+            bias = bias_of(block, log_mass)
             for start, stop in pieces(heads, block.members.shape[1]):
                 rows = (slice(None), slice(None), slice(start, stop))
                 with torch.enable_grad():
@@ -289,8 +302,8 @@ def siblings_double_backward(
                     inputs = [q[rows], k, v, *(x[rows] if i == 0 else x for i, x in enumerate(pos))]
                     inputs = [leaf(x) for x in inputs]
                     pos = inputs[3:]
-                    x = Operands(*inputs[:3], log_mass_here, *(pos or (None, None)))
-                    outputs = attend(x, start, block.hidden, scale, drop.mask(x))
+                    x = Operands(*inputs[:3], bias, *(pos or (None, None)))
+                    outputs = attend(x, start, scale, drop.mask(x))
                     first = torch.autograd.grad(outputs, inputs, cotangents, create_graph=True)
                     by = [*columns.take(block, grads[0])]
                     by += [block.take(x.flatten(1), heads) for x in grads[1:]]
