@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from .passes import Passes
+
 # Columns of ``TreeIndex.levels``: one row for each level below the roots.
 #   first family, last family + 1, first node, last node + 1, position of the first parent if the
 #   parents are consecutive (else -1), family size if all families of the level agree (else 0).
@@ -39,12 +41,18 @@ class TreeIndex:
         family_parent: ``[F]`` position of each family's parent, families in storage order.
         family_ptr: ``[F + 1]`` members of family ``f`` are positions
             ``family_ptr[f]:family_ptr[f + 1]``.
+        inner: ``[F]`` position of each inner node, ascending.
+        inner_ptr: ``[F + 1]`` inner members of family ``f`` are
+            ``inner[inner_ptr[f]:inner_ptr[f + 1]]``.
+        family_inner: ``[F]`` which inner node is the family's parent:
+            ``inner[family_inner] == family_parent``.
         by_size: ``[2, R + F]`` first member and size of each family, sorted by size. Each root is a
             family of one here, so that every node belongs to one.
         levels: ``[L, 6]`` on the CPU, see :data:`LEVEL_COLUMNS`.
         sizes: ``[G, 3]`` on the CPU: family size and its slice of ``by_size``.
         layout: ``[2]`` on the CPU: number of roots, and the position of the first leaf if the
             leaves are consecutive and in order (else -1).
+        passes: how sweeps run where levels are many and thin, see :class:`~.passes.Passes`.
 
     Example:
         >>> import torch
@@ -62,10 +70,14 @@ class TreeIndex:
     count: Tensor
     family_parent: Tensor
     family_ptr: Tensor
+    inner: Tensor
+    inner_ptr: Tensor
+    family_inner: Tensor
     by_size: Tensor
     levels: Tensor
     sizes: Tensor
     layout: Tensor
+    passes: Passes
 
     @classmethod
     def from_parent(cls, parent: Tensor) -> TreeIndex:
@@ -106,6 +118,7 @@ class TreeIndex:
         family_parent = up[first]
         family_ptr = torch.cat([first, first.new_full((1,), num_nodes)])
         size = degree[family_parent]
+        inner = degree.nonzero().view(-1)
         by_size = torch.stack(
             [
                 torch.cat([ids[:num_roots], first]),
@@ -113,6 +126,7 @@ class TreeIndex:
             ]
         )
         by_size = by_size[:, torch.argsort(by_size[1], stable=True)]
+        levels = _level_table(level[order][first], family_parent, family_ptr, size)
         return cls(
             parent=parent,
             order=order,
@@ -123,10 +137,14 @@ class TreeIndex:
             count=count[order],
             family_parent=family_parent,
             family_ptr=family_ptr,
+            inner=inner,
+            inner_ptr=torch.searchsorted(inner, family_ptr),
+            family_inner=torch.searchsorted(inner, family_parent),
             by_size=by_size,
-            levels=_level_table(level[order][first], family_parent, family_ptr, size),
+            levels=levels,
             sizes=_size_table(by_size[1]),
             layout=torch.tensor([num_roots, _first_if_consecutive(leaf)]),
+            passes=Passes.of(up, level[order], levels.shape[0]),
         )
 
     @property
@@ -176,22 +194,28 @@ class TreeIndex:
             self.leaf,
             self.family_parent,
             self.family_ptr,
+            self.inner,
+            self.inner_ptr,
+            self.family_inner,
             self.by_size,
             self.levels,
             self.sizes,
             self.layout,
+            *self.passes,
         ]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeIndex:
         """The same index on another device. The small tables stay on the CPU."""
-        host = ("levels", "sizes", "layout")
+        host = ("levels", "sizes", "layout", "passes")
         moved = {
             f.name: getattr(self, f.name)
             if f.name in host
             else getattr(self, f.name).to(device, non_blocking=non_blocking)
             for f in fields(self)
         }
-        return TreeIndex(**moved)
+        table, *rows = self.passes
+        rows = [x.to(device, non_blocking=non_blocking) for x in rows]
+        return TreeIndex(**{**moved, "passes": Passes(table, *rows)})
 
     def __repr__(self) -> str:
         return (

@@ -38,7 +38,9 @@ class Group(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def groups(sizes: tuple[tuple[int, int, int], ...], heads: int, width: int) -> tuple[Group, ...]:
+def groups(
+    sizes: tuple[tuple[int, int, int], ...], heads: int, width: int, limit: int
+) -> tuple[Group, ...]:
     """The cheapest partition of the rows of :attr:`TreeIndex.sizes` into groups.
 
     Dynamic programming over consecutive sizes, of which a group spans at most 32.
@@ -54,8 +56,8 @@ def groups(sizes: tuple[tuple[int, int, int], ...], heads: int, width: int) -> t
             choices.append((cost, size))
         each, size = min(choices)
         block.append(size)
-        # A family that fills a block by itself is left alone.
-        lowest = j if heads * size * size > LOGITS else max(0, j - 31)
+        # A family of more logits than the limit fills a block by itself.
+        lowest = j if heads * size * size > limit else max(0, j - 31)
         options = [
             (best[i] + PER_BLOCK + (stop - sizes[i][1]) * each, i) for i in range(lowest, j + 1)
         ]
@@ -124,7 +126,7 @@ def blocks(plan: Plan, heads: int, width: int) -> Iterator[Block]:
     """All nodes once, in an order that depends on the tree and the sizes alone."""
     num_nodes = plan.up.shape[0]
     table = tuple(map(tuple, plan.sizes.tolist()))
-    for b, g0, g1, padded in groups(table, heads, width):
+    for b, g0, g1, padded in groups(table, heads, width, LOGITS):
         step = max(1, min(LOGITS // max(1, heads * b * b), CHUNK_ELEMENTS // (b * heads * width)))
         column = torch.arange(b, device=plan.up.device)
         for lo, hi in chunks(g0, g1, step):
@@ -137,3 +139,9 @@ def blocks(plan: Plan, heads: int, width: int) -> Iterator[Block]:
             members = first + torch.minimum(column, size - 1)
             hidden = absent.unsqueeze(-1) | absent.unsqueeze(-2)
             yield Block(members, members.masked_fill(absent, num_nodes), hidden.unsqueeze(1))
+
+
+def pieces(heads: int, size: int) -> Iterator[tuple[int, int]]:
+    """Queries ``(start, stop)`` of a block: all, unless one family's logits would be too many."""
+    small = heads * size * size <= LOGITS
+    yield from chunks(0, size, size if small else max(1, LOGITS // (heads * size)))

@@ -13,15 +13,13 @@ nothing of size b² is ever kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .blocks import FEWEST_PRODUCTS, LOGITS, Block, blocks
+from .blocks import FEWEST_PRODUCTS, Block, blocks, pieces
 from .plan import NO_GRAD, Plan
-from .sweeps import chunks
 
 
 class Operands(NamedTuple):
@@ -40,8 +38,11 @@ class Operands(NamedTuple):
 
     def queries(self, start: int, stop: int) -> Operands:
         """The piece that asks for queries ``start:stop``; all members answer."""
-        pos_q = None if self.pos_q is None else self.pos_q[:, :, start:stop]
-        return self._replace(q=self.q[:, :, start:stop], pos_q=pos_q)
+        return self._replace(
+            q=self.q[:, :, start:stop],
+            bias=self.bias[:, :, start:stop] if self.bias.shape[2] > 1 else self.bias,
+            pos_q=None if self.pos_q is None else self.pos_q[:, :, start:stop],
+        )
 
 
 class Columns(NamedTuple):
@@ -86,12 +87,6 @@ def bias_of(block: Block, log_mass: Tensor) -> Tensor:
     """The term of the logits that queries and keys have no part in."""
     bias = block.take(log_mass.unsqueeze(1), 1).transpose(-1, -2)
     return bias if block.hidden is None else bias.masked_fill(block.hidden, -math.inf)
-
-
-def pieces(heads: int, size: int) -> Iterator[tuple[int, int]]:
-    """Queries ``(start, stop)`` of a block: all, unless one family's logits would be too many."""
-    small = heads * size * size <= LOGITS
-    yield from chunks(0, size, size if small else max(1, LOGITS // (heads * size)))
 
 
 def product(p: Tensor, v: Tensor) -> Tensor:
@@ -282,9 +277,9 @@ def siblings_double_backward(
     columns = Columns(heads, width)
     given = [grad_mean.flatten(1), grad_total, grad_own]
     position = [] if pos_q is None or pos_k is None else [pos_q.flatten(1), pos_k.flatten(1)]
-    result = [
-        x.new_zeros(x.shape[0] + 1, *x.shape[1:]) for x in [*given, qkv, *position]
-    ]
+    read = ["q", "k", "v", "pos_q", "pos_k"][: 5 if position else 3]
+    by_operand = (grads[0], *(grads[1:] or (None, None)))
+    result = [x.new_zeros(x.shape[0] + 1, *x.shape[1:]) for x in [*given, qkv, *position]]
     drop = Dropout(dropout_p, seed, qkv.device)
 
     def leaf(x: Tensor) -> Tensor:
@@ -292,38 +287,30 @@ def siblings_double_backward(
 
     with torch.autocast(qkv.device.type, enabled=False):
         for block in blocks(Plan(*tree), heads, width):
-            bias = bias_of(block, log_mass)
             for start, stop in pieces(heads, block.members.shape[1]):
                 rows = (slice(None), slice(None), slice(start, stop))
                 with torch.enable_grad():
                     cotangents = [leaf(block.take(x, heads)[rows]) for x in given]
-                    q, k, v = columns.take(block, qkv)
-                    pos = [block.take(x, heads) for x in position]
-                    inputs = [q[rows], k, v, *(x[rows] if i == 0 else x for i, x in enumerate(pos))]
-                    inputs = [leaf(x) for x in inputs]
-                    pos = inputs[3:]
-                    x = Operands(*inputs[:3], bias, *(pos or (None, None)))
+                    x = columns.operands(block, qkv, pos_q, pos_k, log_mass).queries(start, stop)
+                    x = x._replace(**{n: leaf(getattr(x, n)) for n in read})
+                    inputs = [getattr(x, n) for n in read]
                     outputs = attend(x, start, scale, drop.mask(x))
                     first = torch.autograd.grad(outputs, inputs, cotangents, create_graph=True)
-                    by = [*columns.take(block, grads[0])]
-                    by += [block.take(x.flatten(1), heads) for x in grads[1:]]
-                    by[0] = by[0][rows]
-                    if pos:
-                        by[3] = by[3][rows]
+                    by = columns.operands(block, *by_operand, log_mass).queries(start, stop)
                     second = torch.autograd.grad(
                         first,
                         [*cotangents, *inputs],
-                        by,
+                        [getattr(by, n) for n in read],
                         create_graph=again,
                         allow_unused=True,
                         materialize_grads=True,
                     )
-                for out, x in zip(result[:3], second[:3], strict=True):
-                    block.put(out, x, first=start, add=True)
+                for out, grad in zip(result[:3], second[:3], strict=True):
+                    block.put(out, grad, first=start, add=True)
                 block.put(result[3], second[3], first=start, add=True)
                 block.put(result[3], second[4], at=heads * width, add=True)
                 block.put(result[3], second[5], at=2 * heads * width, add=True)
-                if pos:
+                if position:
                     block.put(result[4], second[6], first=start, add=True)
                     block.put(result[5], second[7], add=True)
     like = [grad_mean, grad_total, grad_own, qkv]

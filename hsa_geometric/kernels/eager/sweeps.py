@@ -28,8 +28,12 @@ from .plan import NO_GRAD, Plan, accumulator
 CHUNK_ELEMENTS = 1 << 19
 
 
-def segment_sum(x: Tensor, ptr: Tensor, weight: Tensor | None) -> Tensor:
+def segment_sum(
+    x: Tensor, ptr: Tensor, weight: Tensor | None, rows: Tensor | None = None
+) -> Tensor:
     """Sum the rows ``x[ptr[i]:ptr[i + 1]]``, each times its weight, for every segment ``i``.
+
+    With :obj:`rows` it is ``x[rows]`` whose rows are summed.
 
     For float32 on the CPU ``embedding_bag`` is one fused, vectorised pass: on one core, 262,144
     rows of 128 floats in segments of 2-20 take 4 ms, weighted or not, where torch-scatter's
@@ -38,8 +42,9 @@ def segment_sum(x: Tensor, ptr: Tensor, weight: Tensor | None) -> Tensor:
     """
     if x.device.type == "cpu" and x.dtype == torch.float32:
         # The operator itself: F.embedding_bag takes as long to check its arguments as a small sum.
-        rows = torch.arange(x.shape[0])
+        rows = torch.arange(x.shape[0]) if rows is None else rows
         return torch.embedding_bag(x, rows, ptr, False, 0, False, weight, True)[0]
+    x = x if rows is None else x.index_select(0, rows)
     if weight is not None:
         x = x * weight.unsqueeze(-1)
     if torch_geometric.typing.WITH_TORCH_SCATTER:
@@ -83,6 +88,18 @@ def up_(y: Tensor, plan: Plan, weight: Tensor | None, write: bool = False) -> Te
     With :obj:`write` inner nodes count as 0, whatever they hold.
     """
     by_node = weight is not None and weight.dim() == 1
+    if plan.deep:
+        if write:
+            y.index_fill_(0, plan.family_parent, 0)
+        factor = None if weight is None else along_passes(weight, plan)
+        for k0, k1, m0, m1, _ in plan.pass_table.tolist():
+            child, ptr = plan.pass_child[k0:k1], plan.pass_ptr[m0 : m1 + 1] - k0
+            if factor is None or by_node:
+                total = segment_sum(y, ptr, None if factor is None else factor[k0:k1], child)
+            else:
+                total = segment_sum(y.index_select(0, child) * factor[k0:k1], ptr, None)
+            y.index_add_(0, plan.pass_parent[m0:m1], total)
+        return y
     for level in reversed(plan.levels.tolist()):
         rows = slice(level[2], level[3])
         below, w = y[rows], None if weight is None else weight[rows]
@@ -93,6 +110,19 @@ def up_(y: Tensor, plan: Plan, weight: Tensor | None, write: bool = False) -> Te
     return y
 
 
+def along_passes(weight: Tensor, plan: Plan) -> Tensor:
+    """Product ``[K, ...]`` of the edge weights ``[T, ...]`` from each giver to its receiver."""
+    table, jump = plan.pass_table.tolist(), plan.up
+    out = weight.new_empty(plan.pass_child.shape[0], *weight.shape[1:])
+    for exponent in range(max(row[4] for row in table) + 1):
+        for k0, k1, _, _, r in table:
+            if r == exponent:
+                out[k0:k1] = weight.index_select(0, plan.pass_child[k0:k1])
+        weight = weight * weight.index_select(0, jump)
+        jump = jump[jump]
+    return out
+
+
 def sweep_down(
     x: Tensor, plan: Plan, weight: Tensor | None = None, share: Tensor | None = None
 ) -> Tensor:
@@ -100,6 +130,14 @@ def sweep_down(
 
     At most one of ``weight`` and ``share`` is given, of a shape that broadcasts with ``x``.
     """
+    if plan.deep:
+        z = (x if share is None else x * share).to(accumulator(x.dtype), copy=share is None)
+        factor = None if weight is None else along_passes(weight, plan)
+        for k0, k1, *_ in reversed(plan.pass_table.tolist()):
+            given = z.index_select(0, plan.pass_above[k0:k1])
+            given = given if factor is None else given * factor[k0:k1]
+            z.index_add_(0, plan.pass_child[k0:k1], given)
+        return z
     z = torch.empty_like(x, dtype=accumulator(x.dtype))
     roots = plan.num_roots
     z[:roots] = x[:roots] if share is None else x[:roots] * share[:roots]
