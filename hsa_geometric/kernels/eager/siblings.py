@@ -278,7 +278,7 @@ def siblings_double_backward(
     given = [grad_mean.flatten(1), grad_total, grad_own]
     position = [] if pos_q is None or pos_k is None else [pos_q.flatten(1), pos_k.flatten(1)]
     read = ["q", "k", "v", "pos_q", "pos_k"][: 5 if position else 3]
-    by_operand = (grads[0], *(grads[1:] or (None, None)))
+    by_pos_q, by_pos_k = grads[1:] or (None, None)
     result = [x.new_zeros(x.shape[0] + 1, *x.shape[1:]) for x in [*given, qkv, *position]]
     drop = Dropout(dropout_p, seed, qkv.device)
 
@@ -296,7 +296,8 @@ def siblings_double_backward(
                     inputs = [getattr(x, n) for n in read]
                     outputs = attend(x, start, scale, drop.mask(x))
                     first = torch.autograd.grad(outputs, inputs, cotangents, create_graph=True)
-                    by = columns.operands(block, *by_operand, log_mass).queries(start, stop)
+                    by = columns.operands(block, grads[0], by_pos_q, by_pos_k, log_mass)
+                    by = by.queries(start, stop)
                     second = torch.autograd.grad(
                         first,
                         [*cotangents, *inputs],
