@@ -17,8 +17,9 @@ from .passes import Passes
 
 # Columns of ``TreeIndex.levels``: one row for each level below the roots.
 #   first family, last family + 1, first node, last node + 1, position of the first parent if the
-#   parents are consecutive (else -1), family size if all families of the level agree (else 0).
-LEVEL_COLUMNS = 6
+#   parents are consecutive (else -1), family size if all families of the level agree (else 0), and
+#   the slice of ``TreeIndex.inner`` that is on the level.
+LEVEL_COLUMNS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +47,11 @@ class TreeIndex:
             ``inner[inner_ptr[f]:inner_ptr[f + 1]]``.
         family_inner: ``[F]`` which inner node is the family's parent:
             ``inner[family_inner] == family_parent``.
+        above: ``[T]`` which inner node is the parent of the node at each position; ``F`` for a
+            root.
         by_size: ``[2, R + F]`` first member and size of each family, sorted by size. Each root is a
             family of one here, so that every node belongs to one.
-        levels: ``[L, 6]`` on the CPU, see :data:`LEVEL_COLUMNS`.
+        levels: ``[L, 8]`` on the CPU, see :data:`LEVEL_COLUMNS`.
         sizes: ``[G, 3]`` on the CPU: family size and its slice of ``by_size``.
         layout: ``[2]`` on the CPU: number of roots, and the position of the first leaf if the
             leaves are consecutive and in order (else -1).
@@ -73,6 +76,7 @@ class TreeIndex:
     inner: Tensor
     inner_ptr: Tensor
     family_inner: Tensor
+    above: Tensor
     by_size: Tensor
     levels: Tensor
     sizes: Tensor
@@ -126,7 +130,11 @@ class TreeIndex:
             ]
         )
         by_size = by_size[:, torch.argsort(by_size[1], stable=True)]
-        levels = _level_table(level[order][first], family_parent, family_ptr, size)
+        family_inner = torch.searchsorted(inner, family_parent)
+        above = torch.full_like(up, inner.numel())
+        above[num_roots:] = family_inner.repeat_interleave(size, output_size=num_nodes - num_roots)
+        inner_ptr = torch.searchsorted(inner, family_ptr)
+        levels = _level_table(level[order][first], family_parent, family_ptr, inner_ptr, size)
         return cls(
             parent=parent,
             order=order,
@@ -138,8 +146,9 @@ class TreeIndex:
             family_parent=family_parent,
             family_ptr=family_ptr,
             inner=inner,
-            inner_ptr=torch.searchsorted(inner, family_ptr),
-            family_inner=torch.searchsorted(inner, family_parent),
+            inner_ptr=inner_ptr,
+            family_inner=family_inner,
+            above=above,
             by_size=by_size,
             levels=levels,
             sizes=_size_table(by_size[1]),
@@ -197,6 +206,7 @@ class TreeIndex:
             self.inner,
             self.inner_ptr,
             self.family_inner,
+            self.above,
             self.by_size,
             self.levels,
             self.sizes,
@@ -268,7 +278,9 @@ def _levels_and_counts(parent: Tensor, is_root: Tensor, is_leaf: Tensor) -> tupl
     return level, count
 
 
-def _level_table(level: Tensor, parent: Tensor, ptr: Tensor, size: Tensor) -> Tensor:
+def _level_table(
+    level: Tensor, parent: Tensor, ptr: Tensor, inner_ptr: Tensor, size: Tensor
+) -> Tensor:
     """One row a level: where its families, members and parents are."""
     num_families = level.numel()
     if num_families == 0:
@@ -291,6 +303,8 @@ def _level_table(level: Tensor, parent: Tensor, ptr: Tensor, size: Tensor) -> Te
             ptr[end + 1],
             torch.where(same[0], parent[begin], -1),
             torch.where(same[1], size[begin], 0),
+            inner_ptr[begin],
+            inner_ptr[end + 1],
         ],
         dim=1,
     )

@@ -77,9 +77,12 @@ def check_invariants(parent):
     assert ptr[0] == len(true.roots) and ptr[-1] == num_nodes
 
     # Levels below the roots, as slices of families and of nodes.
-    assert tree.levels.shape == (tree.depth, 6) and not tree.levels.is_cuda
+    assert tree.levels.shape == (tree.depth, 8) and not tree.levels.is_cuda
     node, family = len(true.roots), 0
-    for level, (f0, f1, n0, n1, p0, size) in enumerate(tree.levels.tolist(), start=1):
+    for level, (f0, f1, n0, n1, p0, size, i0, i1) in enumerate(tree.levels.tolist(), start=1):
+        assert tree.inner.tolist()[i0:i1] == [
+            p for p in sorted(tree.family_parent.tolist()) if n0 <= p < n1
+        ]
         assert (f0, n0) == (family, node)
         assert {true.level[a] for a in order[n0:n1]} == {level}
         assert (ptr[f0], ptr[f1]) == (n0, n1)
@@ -107,6 +110,8 @@ def check_invariants(parent):
     inner = sorted(set(tree.family_parent.tolist()))
     assert tree.inner.tolist() == inner
     assert tree.inner[tree.family_inner].tolist() == tree.family_parent.tolist()
+    above = [inner.index(p) for p in tree.up.tolist()[len(true.roots) :]]
+    assert tree.above.tolist() == [len(inner)] * len(true.roots) + above
     bounds = tree.inner_ptr.tolist()
     for f, (a, b) in enumerate(pairwise(ptr)):
         assert inner[bounds[f] : bounds[f + 1]] == [p for p in inner if a <= p < b]
@@ -134,7 +139,12 @@ def test_layout_of_a_small_tree_done_by_hand():
     assert tree.inner_ptr.tolist() == [1, 2, 3, 3]
     assert tree.family_inner.tolist() == [0, 1, 2]
     assert tree.passes.table.tolist() == []
-    assert tree.levels.tolist() == [[0, 1, 1, 4, 0, 3], [1, 2, 4, 5, 3, 1], [2, 3, 5, 7, 4, 2]]
+    assert tree.levels.tolist() == [
+        [0, 1, 1, 4, 0, 3, 1, 2],
+        [1, 2, 4, 5, 3, 1, 2, 3],
+        [2, 3, 5, 7, 4, 2, 3, 3],
+    ]
+    assert tree.above.tolist() == [3, 0, 0, 0, 1, 2, 2]
     assert tree.sizes.tolist() == [[1, 0, 2], [2, 2, 3], [3, 3, 4]]
     assert tree.level.tolist() == [1, 1, 3, 3, 1, 0, 2]
     assert repr(tree) == "TreeIndex(leaves=4, nodes=7, trees=1, depth=3)"

@@ -38,8 +38,7 @@ def evidence(
 
     w_inner = weight.index_select(0, inner).unsqueeze(1)
     s_inner = sibling.index_select(0, inner).masked_fill_(w_inner == 0, 0.0)
-    bounds = plan.inner_ptr[plan.levels[:, :2].to(inner.device)].tolist()
-    for (f0, f1, *_), (lo, hi) in zip(plan.levels.tolist()[::-1], bounds[::-1], strict=True):
+    for f0, f1, *_, lo, hi in reversed(plan.levels.tolist()):
         if lo == hi:
             continue
         term = torch.logaddexp(f_inner[lo:hi], s_inner[lo:hi])

@@ -18,6 +18,7 @@ class Plan(NamedTuple):
     inner: Tensor
     inner_ptr: Tensor
     family_inner: Tensor
+    above: Tensor
     by_size: Tensor
     levels: Tensor
     sizes: Tensor

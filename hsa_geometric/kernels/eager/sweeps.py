@@ -66,7 +66,7 @@ def add_to_parents(
         weight: weights of the level's nodes.
         write: overwrite the parents' rows, whatever they hold.
     """
-    f0, f1, n0, _, p0, _ = level
+    f0, f1, n0, _, p0 = level[:5]
     if f1 - f0 == 1:  # deep trees are made of such levels: spare them all that segments need
         # (no matrix product, which autocast would do in half precision)
         x = x if weight is None else x * weight.unsqueeze(1)
@@ -156,7 +156,7 @@ def sweep_down(
         else:
             torch.addcmul(above, here, factor, out=out)
 
-    for f0, f1, n0, n1, p0, b in plan.levels.tolist():
+    for f0, f1, n0, n1, p0, b, *_ in plan.levels.tolist():
         if f1 - f0 == 1:
             write(slice(n0, n1), z[p0 : p0 + 1])
         elif b > 0 and p0 >= 0:  # families of one size below consecutive parents: one broadcast
@@ -164,6 +164,24 @@ def sweep_down(
         else:
             for lo, hi in chunks(n0, n1, step):
                 write(slice(lo, hi), z.index_select(0, plan.up[lo:hi]))
+    return z
+
+
+def sweep_inner(x: Tensor, share: Tensor, plan: Plan) -> Tensor:
+    """:func:`sweep_down` at inner nodes alone: ``z [F + 1, ...]``, the last row 0 for roots.
+
+    Leaves are most of a tree; whoever needs them reads ``z[plan.above]``.
+    """
+    inner, above = plan.inner, plan.above
+    z = x.new_empty(inner.shape[0] + 1, *x.shape[1:], dtype=accumulator(x.dtype))
+    z[-1] = 0
+    step = max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
+    levels = plan.levels.tolist()
+    for start, stop in [(0, levels[0][6] if levels else 0), *(level[6:8] for level in levels)]:
+        for lo, hi in chunks(start, stop, step):
+            here, rows = inner[lo:hi], z[lo:hi]
+            over = z.index_select(0, above[here])
+            torch.addcmul(over, x.index_select(0, here), share.index_select(0, here), out=rows)
     return z
 
 
