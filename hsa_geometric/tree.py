@@ -13,10 +13,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from .passes import Passes
+
 # Columns of ``TreeIndex.levels``: one row for each level below the roots.
 #   first family, last family + 1, first node, last node + 1, position of the first parent if the
-#   parents are consecutive (else -1), family size if all families of the level agree (else 0).
-LEVEL_COLUMNS = 6
+#   parents are consecutive (else -1), family size if all families of the level agree (else 0), and
+#   the slice of ``TreeIndex.inner`` that is on the level.
+LEVEL_COLUMNS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +42,20 @@ class TreeIndex:
         family_parent: ``[F]`` position of each family's parent, families in storage order.
         family_ptr: ``[F + 1]`` members of family ``f`` are positions
             ``family_ptr[f]:family_ptr[f + 1]``.
-        family_order: ``[F]`` families sorted by size.
-        levels: ``[L, 6]`` on the CPU, see :data:`LEVEL_COLUMNS`.
-        sizes: ``[G, 4]`` on the CPU: family size, its slice of ``family_order``, and the position
-            of the first member if the families of that size are consecutive (else -1).
+        inner: ``[F]`` position of each inner node, ascending.
+        inner_ptr: ``[F + 1]`` inner members of family ``f`` are
+            ``inner[inner_ptr[f]:inner_ptr[f + 1]]``.
+        family_inner: ``[F]`` which inner node is the family's parent:
+            ``inner[family_inner] == family_parent``.
+        above: ``[T]`` which inner node is the parent of the node at each position; ``F`` for a
+            root.
+        by_size: ``[2, R + F]`` first member and size of each family, sorted by size. Each root is a
+            family of one here, so that every node belongs to one.
+        levels: ``[L, 8]`` on the CPU, see :data:`LEVEL_COLUMNS`.
+        sizes: ``[G, 3]`` on the CPU: family size and its slice of ``by_size``.
         layout: ``[2]`` on the CPU: number of roots, and the position of the first leaf if the
             leaves are consecutive and in order (else -1).
+        passes: how sweeps run where levels are many and thin, see :class:`~.passes.Passes`.
 
     Example:
         >>> import torch
@@ -62,10 +73,15 @@ class TreeIndex:
     count: Tensor
     family_parent: Tensor
     family_ptr: Tensor
-    family_order: Tensor
+    inner: Tensor
+    inner_ptr: Tensor
+    family_inner: Tensor
+    above: Tensor
+    by_size: Tensor
     levels: Tensor
     sizes: Tensor
     layout: Tensor
+    passes: Passes
 
     @classmethod
     def from_parent(cls, parent: Tensor) -> TreeIndex:
@@ -106,7 +122,19 @@ class TreeIndex:
         family_parent = up[first]
         family_ptr = torch.cat([first, first.new_full((1,), num_nodes)])
         size = degree[family_parent]
-        family_order = torch.argsort(size, stable=True)
+        inner = degree.nonzero().view(-1)
+        by_size = torch.stack(
+            [
+                torch.cat([ids[:num_roots], first]),
+                torch.cat([torch.ones_like(ids[:num_roots]), size]),
+            ]
+        )
+        by_size = by_size[:, torch.argsort(by_size[1], stable=True)]
+        family_inner = torch.searchsorted(inner, family_parent)
+        above = torch.full_like(up, inner.numel())
+        above[num_roots:] = family_inner.repeat_interleave(size, output_size=num_nodes - num_roots)
+        inner_ptr = torch.searchsorted(inner, family_ptr)
+        levels = _level_table(level[order][first], family_parent, family_ptr, inner_ptr, size)
         return cls(
             parent=parent,
             order=order,
@@ -117,10 +145,15 @@ class TreeIndex:
             count=count[order],
             family_parent=family_parent,
             family_ptr=family_ptr,
-            family_order=family_order,
-            levels=_level_table(level[order][first], family_parent, family_ptr, size),
-            sizes=_size_table(size[family_order], family_order, first),
+            inner=inner,
+            inner_ptr=inner_ptr,
+            family_inner=family_inner,
+            above=above,
+            by_size=by_size,
+            levels=levels,
+            sizes=_size_table(by_size[1]),
             layout=torch.tensor([num_roots, _first_if_consecutive(leaf)]),
+            passes=Passes.of(up, level[order], levels.shape[0]),
         )
 
     @property
@@ -170,22 +203,29 @@ class TreeIndex:
             self.leaf,
             self.family_parent,
             self.family_ptr,
-            self.family_order,
+            self.inner,
+            self.inner_ptr,
+            self.family_inner,
+            self.above,
+            self.by_size,
             self.levels,
             self.sizes,
             self.layout,
+            *self.passes,
         ]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeIndex:
         """The same index on another device. The small tables stay on the CPU."""
-        host = ("levels", "sizes", "layout")
+        host = ("levels", "sizes", "layout", "passes")
         moved = {
             f.name: getattr(self, f.name)
             if f.name in host
             else getattr(self, f.name).to(device, non_blocking=non_blocking)
             for f in fields(self)
         }
-        return TreeIndex(**moved)
+        table, *rows = self.passes
+        rows = [x.to(device, non_blocking=non_blocking) for x in rows]
+        return TreeIndex(**{**moved, "passes": Passes(table, *rows)})
 
     def __repr__(self) -> str:
         return (
@@ -238,7 +278,9 @@ def _levels_and_counts(parent: Tensor, is_root: Tensor, is_leaf: Tensor) -> tupl
     return level, count
 
 
-def _level_table(level: Tensor, parent: Tensor, ptr: Tensor, size: Tensor) -> Tensor:
+def _level_table(
+    level: Tensor, parent: Tensor, ptr: Tensor, inner_ptr: Tensor, size: Tensor
+) -> Tensor:
     """One row a level: where its families, members and parents are."""
     num_families = level.numel()
     if num_families == 0:
@@ -261,20 +303,19 @@ def _level_table(level: Tensor, parent: Tensor, ptr: Tensor, size: Tensor) -> Te
             ptr[end + 1],
             torch.where(same[0], parent[begin], -1),
             torch.where(same[1], size[begin], 0),
+            inner_ptr[begin],
+            inner_ptr[end + 1],
         ],
         dim=1,
     )
     return table.cpu()
 
 
-def _size_table(size: Tensor, family: Tensor, first: Tensor) -> Tensor:
-    """One row a family size: its slice of the families sorted by size."""
+def _size_table(size: Tensor) -> Tensor:
+    """One row a family size: the size and its slice of the families sorted by size."""
     value, number = torch.unique_consecutive(size, return_counts=True)
     end = number.cumsum(0)
-    begin = end - number
-    consecutive = family[end - 1] - family[begin] == number - 1
-    start = torch.where(consecutive, first[family[begin]], -1)
-    return torch.stack([value, begin, end, start], dim=1).cpu()
+    return torch.stack([value, end - number, end], dim=1).cpu()
 
 
 def _first_if_consecutive(x: Tensor) -> int:

@@ -77,9 +77,12 @@ def check_invariants(parent):
     assert ptr[0] == len(true.roots) and ptr[-1] == num_nodes
 
     # Levels below the roots, as slices of families and of nodes.
-    assert tree.levels.shape == (tree.depth, 6) and not tree.levels.is_cuda
+    assert tree.levels.shape == (tree.depth, 8) and not tree.levels.is_cuda
     node, family = len(true.roots), 0
-    for level, (f0, f1, n0, n1, p0, size) in enumerate(tree.levels.tolist(), start=1):
+    for level, (f0, f1, n0, n1, p0, size, i0, i1) in enumerate(tree.levels.tolist(), start=1):
+        assert tree.inner.tolist()[i0:i1] == [
+            p for p in sorted(tree.family_parent.tolist()) if n0 <= p < n1
+        ]
         assert (f0, n0) == (family, node)
         assert {true.level[a] for a in order[n0:n1]} == {level}
         assert (ptr[f0], ptr[f1]) == (n0, n1)
@@ -91,19 +94,27 @@ def check_invariants(parent):
         node, family = n1, f1
     assert (node, family) == (num_nodes, len(families))
 
-    # Families by size.
-    by_size = tree.family_order.tolist()
-    assert sorted(by_size) == list(range(len(families)))
+    # Families by size, each root a family of one.
+    by_size = [tuple(x) for x in tree.by_size.T.tolist()]
+    expected = [(r, 1) for r in range(tree.num_trees)] + [(a, b - a) for a, b in pairwise(ptr)]
+    assert sorted(by_size) == sorted(expected)
     end = 0
-    for size, g0, g1, start in tree.sizes.tolist():
-        group = by_size[g0:g1]
+    for size, g0, g1 in tree.sizes.tolist():
         assert g0 == end and g1 > g0
-        assert {len(families[f]) for f in group} == {size}
-        consecutive = group == list(range(group[0], group[0] + len(group)))
-        assert start == (ptr[group[0]] if consecutive else -1)
+        assert {s for _, s in by_size[g0:g1]} == {size}
         end = g1
-    assert end == len(families)
-    assert tree.sizes[:, 0].tolist() == sorted({len(f) for f in families})
+    assert end == len(by_size)
+    assert tree.sizes[:, 0].tolist() == sorted({size for _, size in expected})
+
+    # Inner nodes.
+    inner = sorted(set(tree.family_parent.tolist()))
+    assert tree.inner.tolist() == inner
+    assert tree.inner[tree.family_inner].tolist() == tree.family_parent.tolist()
+    above = [inner.index(p) for p in tree.up.tolist()[len(true.roots) :]]
+    assert tree.above.tolist() == [len(inner)] * len(true.roots) + above
+    bounds = tree.inner_ptr.tolist()
+    for f, (a, b) in enumerate(pairwise(ptr)):
+        assert inner[bounds[f] : bounds[f + 1]] == [p for p in inner if a <= p < b]
 
 
 def test_layout_of_a_small_tree_done_by_hand():
@@ -123,9 +134,18 @@ def test_layout_of_a_small_tree_done_by_hand():
     assert tree.count.tolist() == [4, 1, 1, 2, 2, 1, 1]
     assert tree.family_parent.tolist() == [0, 3, 4]
     assert tree.family_ptr.tolist() == [1, 4, 5, 7]
-    assert tree.family_order.tolist() == [1, 2, 0]
-    assert tree.levels.tolist() == [[0, 1, 1, 4, 0, 3], [1, 2, 4, 5, 3, 1], [2, 3, 5, 7, 4, 2]]
-    assert tree.sizes.tolist() == [[1, 0, 1, 4], [2, 1, 2, 5], [3, 2, 3, 1]]
+    assert tree.by_size.tolist() == [[0, 4, 5, 1], [1, 1, 2, 3]]
+    assert tree.inner.tolist() == [0, 3, 4]
+    assert tree.inner_ptr.tolist() == [1, 2, 3, 3]
+    assert tree.family_inner.tolist() == [0, 1, 2]
+    assert tree.passes.table.tolist() == []
+    assert tree.levels.tolist() == [
+        [0, 1, 1, 4, 0, 3, 1, 2],
+        [1, 2, 4, 5, 3, 1, 2, 3],
+        [2, 3, 5, 7, 4, 2, 3, 3],
+    ]
+    assert tree.above.tolist() == [3, 0, 0, 0, 1, 2, 2]
+    assert tree.sizes.tolist() == [[1, 0, 2], [2, 2, 3], [3, 3, 4]]
     assert tree.level.tolist() == [1, 1, 3, 3, 1, 0, 2]
     assert repr(tree) == "TreeIndex(leaves=4, nodes=7, trees=1, depth=3)"
 
@@ -170,17 +190,17 @@ def test_a_non_contiguous_parent_vector_gives_the_same_index():
         assert torch.equal(x, y)
 
 
-def test_to_moves_all_but_the_host_tables():
-    tree = TreeIndex.from_parent(zoo("forest"))
+@pytest.mark.parametrize("parent", [zoo("forest"), chain(100)], ids=["forest", "deep"])
+def test_to_moves_all_but_the_host_tables(parent):
+    tree = TreeIndex.from_parent(parent)
     moved = tree.to("meta")
     assert moved.device.type == "meta" and tree.device.type == "cpu"
-    for name, tensor in vars(moved).items():
-        assert tensor.device.type == ("cpu" if name in ("levels", "sizes", "layout") else "meta"), (
-            name
-        )
-    again = tree.to("cpu")
-    for name, tensor in vars(again).items():
-        assert_close(tensor, getattr(tree, name), msg=name)
+    host = ("levels", "sizes", "layout", "table")
+    for name, tensor in {**vars(moved), **moved.passes._asdict()}.items():
+        if name != "passes":
+            assert tensor.device.type == ("cpu" if name in host else "meta"), name
+    for x, y in zip(tree.to("cpu").tensors, tree.tensors, strict=True):
+        assert_close(x, y)
 
 
 def test_the_index_is_frozen():

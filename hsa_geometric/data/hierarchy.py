@@ -223,10 +223,12 @@ class Hierarchy(Data):  # type: ignore[misc]
     def collapse_chains(self) -> Hierarchy:
         r"""Remove inner nodes with a single child; attention does not change.
 
-        The child takes the removed node's place in its family, and its place among the trees where
-        the removed node was a root. Leaves, their order and their data stay. A kept node keeps
-        its rows of ``tree_*`` and ``inner_*``, except that :obj:`tree_pos`, the position within
-        the family, is that of the place it takes: the row of the top of its chain.
+        The child takes the removed node's place in its family, or becomes a root where the removed
+        node was one. Leaves, their order and their data stay. So does the order of the trees: if
+        new roots, whose ids count, would change it, roots with a single child stay. A kept node
+        keeps
+        its rows of ``tree_*`` and ``inner_*``, except that :obj:`tree_pos`, the position within the
+        family, is that of the place it takes: the row of the top of its chain.
 
         Pointer doubling: :math:`\mathcal{O}(T \log c)` for chains of at most :math:`c` nodes, no
         loop over nodes. A batch can still be split into its samples.
@@ -247,12 +249,10 @@ class Hierarchy(Data):  # type: ignore[misc]
         children = torch.bincount(parent[parent != ids], minlength=ids.numel())
         keep = children != 1
 
-        # top[a]: the highest node that is joined to `a` by nodes with a single child.
-        top = torch.where(keep[parent], ids, parent)
-        while not torch.equal(top, further := top[top]):
-            top = further
-        above = parent[top]
-        above = torch.where(above == top, ids, above)  # the chain hung from no node: a root
+        top, above = _above_chains(parent, keep)
+        if (top[keep & (above == ids)].diff() < 0).any():  # trees would change places
+            keep |= parent == ids
+            top, above = _above_chains(parent, keep)
 
         out = self._with_nodes(copy.copy(self), keep, above)
         if isinstance(self.tree_pos, Tensor):
@@ -343,6 +343,16 @@ torch.serialization.add_safe_globals([Hierarchy])
 
 def _ids(parent: Tensor) -> Tensor:
     return torch.arange(parent.numel(), device=parent.device)
+
+
+def _above_chains(parent: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """For each node the highest that only removed nodes join to it, and the kept one above that."""
+    ids = _ids(parent)
+    top = torch.where(keep[parent], ids, parent)
+    while not torch.equal(top, further := top[top]):
+        top = further
+    above = parent[top]
+    return top, torch.where(above == top, ids, above)  # the chain hung from no node: a root
 
 
 def _count_before(mask: Tensor) -> Tensor:

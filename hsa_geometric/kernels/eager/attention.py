@@ -12,16 +12,27 @@ from ...tree import TreeIndex
 from .evidence import evidence, inside
 from .plan import NO_GRAD, Plan, accumulator
 from .siblings import siblings
-from .sweeps import CHUNK_ELEMENTS, chunks, scan_down, sweep_down, up
+from .sweeps import CHUNK_ELEMENTS, chunks, scan_down, sweep_down, sweep_inner, up
 
 
 @torch.library.custom_op("hsa_geometric::mix", mutates_args=())
 def mix(mean: Tensor, share: Tensor, v: Tensor, own: Tensor, tree: list[Tensor]) -> Tensor:
     """Sum of share · M over each leaf and its ancestors, plus own · v: ``[N, H, D]``."""
     plan = Plan(*tree)
-    out = plan.take_leaves(sweep_down(mean, plan, share=share.unsqueeze(-1)))
-    for lo, hi in chunks(0, v.shape[0], max(1, CHUNK_ELEMENTS // v[0].numel())):
-        out[lo:hi].addcmul_(v[lo:hi].to(out.dtype), own[lo:hi].unsqueeze(-1))
+    step = max(1, CHUNK_ELEMENTS // v[0].numel())
+    share = share.unsqueeze(-1)
+    inner = None
+    if plan.deep or isinstance(plan.leaf_rows(), slice) or v.numel() <= CHUNK_ELEMENTS:
+        out = plan.take_leaves(sweep_down(mean, plan, share=share))
+    else:  # spare the leaves a second copy, where that would be fresh memory
+        inner, out = sweep_inner(mean, share, plan), mean.new_empty(v.shape)
+    for lo, hi in chunks(0, v.shape[0], step):
+        rows = out[lo:hi]
+        if inner is not None:
+            leaf = plan.leaf[lo:hi]
+            torch.index_select(inner, 0, plan.above[leaf], out=rows)
+            rows.addcmul_(mean.index_select(0, leaf), share.index_select(0, leaf))
+        rows.addcmul_(v[lo:hi].to(out.dtype), own[lo:hi].unsqueeze(-1))
     return out
 
 

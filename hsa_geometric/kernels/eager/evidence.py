@@ -8,11 +8,13 @@ A weight of 0 hides its term even if that is −∞, and a node of mass 0 has f 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from .plan import NO_GRAD, Plan
-from .sweeps import _below_root, add_to_parents, scan_down
+from .sweeps import _below_root, scan_down, segment_sum
 
 
 @torch.library.custom_op("hsa_geometric::evidence", mutates_args=())
@@ -21,19 +23,35 @@ def evidence(
 ) -> Tensor:
     """f ``[T, H]`` from leaf values ``[N, H]``, S ``[T, H]``, w ``[T]`` and log mass ``[T]``."""
     plan = Plan(*tree)
-    dead = log_mass.isneginf()
-    f = torch.where(dead, log_mass, 0.0).unsqueeze(1).repeat(1, leaf_f.shape[1])
-    f[plan.leaf] = leaf_f
-    hidden = weight == 0
-    any_hidden = bool(hidden.any())
-    for level in reversed(plan.levels.tolist()):
-        rows = slice(level[2], level[3])
-        total = torch.logaddexp(f[rows], sibling[rows])
-        if any_hidden:
-            total.masked_fill_(hidden[rows].unsqueeze(1), 0.0)
-        # Adding to the 0 or -inf that stands there keeps nodes without mass at -inf.
-        add_to_parents(f, plan, level, total, weight[rows])
-    return f
+    f = sibling.new_empty(sibling.shape)
+    f.index_copy_(0, plan.leaf, leaf_f)
+    if plan.levels.shape[0] == 0:
+        return f
+    # All leaves at once, then inner nodes alone.
+    roots, inner = plan.num_roots, plan.inner
+    leaf_term = torch.zeros_like(sibling)
+    leaf_term.index_copy_(0, plan.leaf, torch.logaddexp(leaf_f, sibling.index_select(0, plan.leaf)))
+    leaf_term.masked_fill_((weight == 0).unsqueeze(1), 0.0)
+    by_family = segment_sum(leaf_term[roots:], plan.family_ptr - roots, weight[roots:])
+    f_inner = torch.empty_like(by_family).index_copy_(0, plan.family_inner, by_family)
+    f_inner.masked_fill_(log_mass.index_select(0, inner).isneginf().unsqueeze(1), -math.inf)
+
+    w_inner = weight.index_select(0, inner).unsqueeze(1)
+    s_inner = sibling.index_select(0, inner).masked_fill_(w_inner == 0, 0.0)
+    for f0, f1, *_, lo, hi in reversed(plan.levels.tolist()):
+        if lo == hi:
+            continue
+        term = torch.logaddexp(f_inner[lo:hi], s_inner[lo:hi])
+        if f1 - f0 > 1:
+            total = segment_sum(term, plan.inner_ptr[f0 : f1 + 1] - lo, w_inner[lo:hi, 0])
+            f_inner.index_add_(0, plan.family_inner[f0:f1], total)
+        else:  # deep trees are made of such levels; the parent is the one inner node above
+            above = f_inner[lo - 1 : lo]
+            if hi - lo > 1:
+                above += (term * w_inner[lo:hi]).sum(0)
+            else:
+                above.addcmul_(term, w_inner[lo:hi])
+    return f.index_copy_(0, inner, f_inner)
 
 
 @evidence.register_fake

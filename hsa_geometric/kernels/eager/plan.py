@@ -15,15 +15,29 @@ class Plan(NamedTuple):
     leaf: Tensor
     family_parent: Tensor
     family_ptr: Tensor
-    family_order: Tensor
+    inner: Tensor
+    inner_ptr: Tensor
+    family_inner: Tensor
+    above: Tensor
+    by_size: Tensor
     levels: Tensor
     sizes: Tensor
     layout: Tensor
+    pass_table: Tensor
+    pass_child: Tensor
+    pass_above: Tensor
+    pass_parent: Tensor
+    pass_ptr: Tensor
 
     @property
     def num_roots(self) -> int:
         """Roots have positions ``0 .. num_roots - 1``."""
         return int(self.layout[0])
+
+    @property
+    def deep(self) -> bool:
+        """Whether sweeps run in passes of logarithmic number instead of level by level."""
+        return self.pass_table.shape[0] > 0
 
     def leaf_rows(self) -> slice | Tensor:
         """Positions of the leaves: a slice where they are consecutive."""

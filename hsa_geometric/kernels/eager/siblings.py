@@ -5,127 +5,115 @@ r"""Attention within all families at once.
     M_A = \sum_{B} \mathrm{softmax}_B(s_{AB}) \, \bar v_B, \quad
     s_{AB} = \log|B| + \mathrm{scale} \cdot \bar q_A \cdot \bar k_B + \epsilon_A \cdot \epsilon_B
 
-over the siblings :math:`B \ne A`. Families of one size form dense blocks; a block is cut into
-pieces whose logits stay below :data:`LOGITS`, by families and, in a large family, by queries. The
-backward recomputes the logits of a piece, so that nothing of size b² is ever kept.
+over the siblings :math:`B \ne A`. Families are dense :class:`~.blocks.Block`, whose queries are
+cut into pieces where a family is large. The backward recomputes the logits of a piece, so that
+nothing of size b² is ever kept.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .blocks import FEWEST_PRODUCTS, Block, blocks, pieces
 from .plan import NO_GRAD, Plan
-from .sweeps import CHUNK_ELEMENTS, chunks
-
-LOGITS = 1 << 20  # logits held at a time
-
-
-Rows = slice | Tensor
 
 
 class Operands(NamedTuple):
-    """What attention reads: of all nodes ``[T, H, *]``, or of a piece ``[F, H, members, *]``."""
+    """What the families of a block hold: ``[F, H, b, *]``; of a piece, fewer queries.
+
+    ``bias`` is the log mass of who answers, ``[F, 1, 1, b]``, or ``[F, 1, b, b]`` where some pairs
+    are hidden: −∞ there.
+    """
 
     q: Tensor
     k: Tensor
     v: Tensor
+    bias: Tensor
     pos_q: Tensor | None
     pos_k: Tensor | None
-    log_mass: Tensor
 
-
-def unpack(qkv: Tensor, heads: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Views ``[T, H, D]``, ``[T, H, D]`` and ``[T, H, Dv]`` of ``[T, H D + H D + H Dv]``."""
-    parts = qkv.tensor_split([heads * width, 2 * heads * width], dim=1)
-    q, k, v = (x.unflatten(1, (heads, -1)) for x in parts)
-    return q, k, v
-
-
-class Piece(NamedTuple):
-    """Queries ``start:stop`` of each of ``families`` families of ``size`` members."""
-
-    families: int
-    size: int
-    start: int
-    stop: int
-    members: Rows
-    queries: Rows
-
-    def take(self, x: Tensor, rows: Rows) -> Tensor:
-        """Rows of ``x [T, H, D]`` as ``[families, H, members or queries, D]``, contiguous.
-
-        Whole rows are copied here, once; a product with a strided transpose would copy numbers.
-        """
-        x = x[rows] if isinstance(rows, slice) else x.index_select(0, rows)
-        return x.unflatten(0, (self.families, -1)).transpose(1, 2).contiguous()
-
-    def operands(self, x: Operands) -> Operands:
-        """What the piece reads of ``x``."""
-        q, k, v, pos_q, pos_k, log_mass = x
-        return Operands(
-            self.take(q, self.queries),
-            self.take(k, self.members),
-            self.take(v, self.members),
-            None if pos_q is None else self.take(pos_q, self.queries),
-            None if pos_k is None else self.take(pos_k, self.members),
-            self.take(log_mass, self.members),
+    def queries(self, start: int, stop: int) -> Operands:
+        """The piece that asks for queries ``start:stop``; all members answer."""
+        return self._replace(
+            q=self.q[:, :, start:stop],
+            bias=self.bias[:, :, start:stop] if self.bias.shape[2] > 1 else self.bias,
+            pos_q=None if self.pos_q is None else self.pos_q[:, :, start:stop],
         )
 
 
-def as_rows(x: Tensor) -> Tensor:
-    """``[F, H, n, D]`` back to rows ``[F * n, H, D]``; undoes :meth:`Piece.take`."""
-    return x.transpose(1, 2).flatten(0, 1)
+class Columns(NamedTuple):
+    """Where queries, keys and values are in rows of ``H D + H D + H Dv`` numbers."""
+
+    heads: int
+    width: int
+
+    def take(self, block: Block, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v of a block."""
+        h, d = self.heads, self.width
+        values = qkv.shape[1] // h - 2 * d
+        return (
+            block.take(qkv, h, 0, d),
+            block.take(qkv, h, h * d, d),
+            block.take(qkv, h, 2 * h * d, values),
+        )
+
+    def put(self, block: Block, out: Tensor, q: Tensor, k: Tensor, v: Tensor, add=False) -> None:
+        """Write them back."""
+        for i, x in enumerate((q, k, v)):
+            block.put(out, x, at=i * self.heads * self.width, add=add)
+
+    def operands(
+        self,
+        block: Block,
+        qkv: Tensor,
+        pos_q: Tensor | None,
+        pos_k: Tensor | None,
+        log_mass: Tensor,
+    ) -> Operands:
+        """All that attention in a block reads."""
+        return Operands(
+            *self.take(block, qkv),
+            bias_of(block, log_mass),
+            None if pos_q is None else block.take(pos_q.flatten(1), self.heads),
+            None if pos_k is None else block.take(pos_k.flatten(1), self.heads),
+        )
 
 
-def put(out: Tensor, rows: Rows, x: Tensor, add: int = 0) -> None:
-    """Write ``x [F, H, n, D]`` to its rows of ``out``, or add to what an earlier piece wrote."""
-    if isinstance(rows, slice):  # one strided copy, without an intermediate
-        here = out[rows].unflatten(0, (x.shape[0], -1)).transpose(1, 2)
-        here.add_(x) if add else here.copy_(x)
-    elif add:
-        out.index_add_(0, rows, as_rows(x))
-    else:
-        out.index_copy_(0, rows, as_rows(x))
+def bias_of(block: Block, log_mass: Tensor) -> Tensor:
+    """The term of the logits that queries and keys have no part in."""
+    bias = block.take(log_mass.unsqueeze(1), 1).transpose(-1, -2)
+    return bias if block.hidden is None else bias.masked_fill(block.hidden, -math.inf)
 
 
-def pieces(plan: Plan, heads: int, channels: int) -> Iterator[Piece]:
-    """All nodes once, in an order that depends on the tree alone; a root is its own family."""
-    roots = plan.num_roots
-    yield Piece(roots, 1, 0, 1, slice(0, roots), slice(0, roots))
-    for b, g0, g1, start in plan.sizes.tolist():
-        if heads * b * b > LOGITS:  # one family at a time, cut by queries
-            step, queries = 1, max(1, LOGITS // (heads * b))
-        else:
-            step, queries = LOGITS // (heads * b * b), b
-            step = max(1, min(step, CHUNK_ELEMENTS // (b * heads * channels)))
-        for lo, hi in chunks(g0, g1, step):
-            members: Rows
-            if start >= 0:
-                members = slice(start + (lo - g0) * b, start + (hi - g0) * b)
-            else:
-                first = plan.family_ptr[plan.family_order[lo:hi]]
-                members = (first.unsqueeze(1) + torch.arange(b, device=first.device)).view(-1)
-            for q0, q1 in chunks(0, b, queries):
-                asking = members
-                if queries < b:
-                    base = members.start if isinstance(members, slice) else int(members[0])
-                    asking = slice(base + q0, base + q1)
-                yield Piece(hi - lo, b, q0, q1, members, asking)
+def product(p: Tensor, v: Tensor) -> Tensor:
+    """``p [F, H, n, b]`` times ``v [F, H, b, D]``; term by term where torch would be slow."""
+    terms = p.shape[-1]
+    if p.device.type != "cpu" or p.shape[-2] * terms * v.shape[-1] >= FEWEST_PRODUCTS:
+        return torch.matmul(p, v)
+    out = p[..., :1] * v[..., :1, :]
+    for j in range(1, terms):
+        out = out.addcmul_(p[..., j : j + 1], v[..., j : j + 1, :])
+    return out
 
 
-def logits(piece: Piece, x: Operands, scale: float) -> tuple[Tensor, Tensor]:
-    """Logits ``[F, H, n, b]`` of a piece, −∞ on the diagonal, and the diagonal ``[F, H, n]``."""
-    s = torch.matmul(x.q, x.k.transpose(-1, -2)).mul_(scale)
+def logits(x: Operands, start: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Logits ``[F, H, n, b]`` of a piece, −∞ on the diagonal, and the diagonal ``[F, H, n, 1]``."""
+    families, heads, queries, _ = x.q.shape
+    s = torch.baddbmm(
+        x.bias.expand(-1, heads, queries, -1).flatten(0, 1),
+        x.q.flatten(0, 1),
+        x.k.flatten(0, 1).transpose(-1, -2),
+        alpha=scale,
+    ).unflatten(0, (families, heads))
     if x.pos_q is not None and x.pos_k is not None:
         s += torch.matmul(x.pos_q, x.pos_k.transpose(-1, -2))
-    s += x.log_mass.transpose(-1, -2)
-    own = s.diagonal(piece.start, -2, -1)[..., : piece.stop - piece.start].clone()
-    s.diagonal(piece.start, -2, -1)[..., : piece.stop - piece.start].fill_(-math.inf)
+    diagonal = s.diagonal(start, -2, -1)[..., :queries]
+    own = diagonal.clone().unsqueeze(-1)
+    diagonal.fill_(-math.inf)
     return s, own
 
 
@@ -138,29 +126,29 @@ class Dropout:
         if p > 0.0 and seed is not None:
             self.generator = torch.Generator(device).manual_seed(int(seed))
 
-    def mask(self, piece: Piece, q: Tensor) -> Tensor | None:
+    def mask(self, x: Operands) -> Tensor | None:
         """Zeros, and elsewhere 1 / (1 − p), for the logits of a piece; None to drop nothing."""
         if self.generator is None:
             return None
-        draw = torch.rand(*q.shape[:3], piece.size, generator=self.generator, device=q.device)
-        return (draw >= self.p).to(q.dtype) / max(1.0 - self.p, 1e-30)
+        shape = (*x.q.shape[:3], x.k.shape[2])
+        draw = torch.rand(shape, generator=self.generator, device=x.q.device)
+        return (draw >= self.p).to(x.q.dtype) / max(1.0 - self.p, 1e-30)
 
 
 def attend(
-    piece: Piece, x: Operands, scale: float, mask: Tensor | None
+    x: Operands, start: int, scale: float, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """M, S and the diagonal of one piece, in differentiable operations."""
-    s, own = logits(piece, x, scale)
-    top = s.detach().amax(-1, keepdim=True)
-    top = torch.where(top.isneginf(), 0.0, top)
+    """M ``[F, H, n, Dv]``, S and the diagonal ``[F, H, n, 1]``, in differentiable operations."""
+    s, own = logits(x, start, scale)
+    top = s.detach().amax(-1, keepdim=True).clamp_(min=torch.finfo(s.dtype).min)
     p = s.sub_(top).exp_()
     # The sum is at least 1, or 0 where there is no sibling of positive mass: M = 0 and S = -inf,
     # whose derivatives are hidden, not NaN.
     total = p.sum(-1, keepdim=True)
     some = total.clamp(min=0.5)
-    log_total = (some.log() + top).masked_fill(total == 0, -math.inf).squeeze(-1)
+    log_total = (some.log() + top).masked_fill(total == 0, -math.inf)
     p = p if mask is None else p * mask
-    return torch.matmul(p, x.v) / some, log_total, own
+    return product(p, x.v) / some, log_total, own
 
 
 @torch.library.custom_op("hsa_geometric::siblings", mutates_args=())
@@ -177,18 +165,20 @@ def siblings(
     tree: list[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """M ``[T, H, Dv]``, S and own logits ``[T, H]`` from node means q, k, v beside each other."""
-    nodes = Operands(*unpack(qkv, heads, width), pos_q, pos_k, log_mass.view(-1, 1, 1))
-    mean = qkv.new_empty(nodes.v.shape)
-    total, own = qkv.new_empty(nodes.v.shape[:2]), qkv.new_empty(nodes.v.shape[:2])
+    columns, nodes = Columns(heads, width), qkv.shape[0]
+    mean = qkv.new_empty(nodes + 1, qkv.shape[1] - 2 * heads * width)
+    total, own = qkv.new_empty(nodes + 1, heads), qkv.new_empty(nodes + 1, heads)
     drop = Dropout(dropout_p, seed, qkv.device)
     with torch.autocast(qkv.device.type, enabled=False):
-        for piece in pieces(Plan(*tree), heads, width):
-            x = piece.operands(nodes)
-            m, s, o = attend(piece, x, scale, drop.mask(piece, x.q))
-            put(mean, piece.queries, m)
-            put(total.unsqueeze(-1), piece.queries, s.unsqueeze(-1))
-            put(own.unsqueeze(-1), piece.queries, o.unsqueeze(-1))
-    return mean, total, own
+        for block in blocks(Plan(*tree), heads, width):
+            every = columns.operands(block, qkv, pos_q, pos_k, log_mass)
+            for start, stop in pieces(heads, every.k.shape[2]):
+                x = every.queries(start, stop)
+                m, s, o = attend(x, start, scale, drop.mask(x))
+                block.put(mean, m, first=start)
+                block.put(total, s, first=start)
+                block.put(own, o, first=start)
+    return mean[:nodes].unflatten(1, (heads, -1)), total[:nodes], own[:nodes]
 
 
 @torch.library.custom_op("hsa_geometric::siblings_backward", mutates_args=())
@@ -215,40 +205,52 @@ def siblings_backward(
         \partial s_{AB} = p_{AB} \left( \partial M_A \cdot \bar v_B - \partial M_A \cdot M_A
         + \partial S_A \right)
     """
-    nodes = Operands(*unpack(qkv, heads, width), pos_q, pos_k, log_mass.view(-1, 1, 1))
-    grad_qkv = torch.empty_like(qkv)
-    grad_q, grad_k, grad_v = unpack(grad_qkv, heads, width)
-    grad_pq = qkv.new_empty(0) if pos_q is None else torch.empty_like(pos_q)
-    grad_pk = qkv.new_empty(0) if pos_k is None else torch.empty_like(pos_k)
-    total, grad_own = total.unsqueeze(-1), grad_own.unsqueeze(-1)
-    grad_total = grad_total.unsqueeze(-1)
+    columns, nodes = Columns(heads, width), qkv.shape[0]
+    grad_qkv = qkv.new_empty(nodes + 1, qkv.shape[1])
+    grad_pq = None if pos_q is None else qkv.new_empty(nodes + 1, pos_q[0].numel())
+    grad_pk = None if pos_k is None else qkv.new_empty(nodes + 1, pos_k[0].numel())
     drop = Dropout(dropout_p, seed, qkv.device)
+    lowest = torch.finfo(qkv.dtype).min
     with torch.autocast(qkv.device.type, enabled=False):
-        for piece in pieces(Plan(*tree), heads, width):
-            x = piece.operands(nodes)
-            p, _ = logits(piece, x, scale)
-            top = piece.take(total, piece.queries)
-            p = p.sub_(torch.where(top.isneginf(), 0.0, top)).exp_()
-            mask = drop.mask(piece, x.q)
-            g = piece.take(grad_mean, piece.queries)
-            ds = torch.matmul(g, x.v.transpose(-1, -2))
-            if mask is not None:
-                ds *= mask
+        for block in blocks(Plan(*tree), heads, width):
+            every = columns.operands(block, qkv, pos_q, pos_k, log_mass)
+            by_mean = block.take(grad_mean.flatten(1), heads)
+            by_total, by_own = block.take(grad_total, heads), block.take(grad_own, heads)
             # What every logit of a row shares: the derivative of S, less the mean of the others.
-            shared = (g * piece.take(mean, piece.queries)).sum(-1, keepdim=True)
-            ds += piece.take(grad_total, piece.queries) - shared
-            ds *= p
-            diagonal = ds.diagonal(piece.start, -2, -1)[..., : piece.stop - piece.start]
-            diagonal += piece.take(grad_own, piece.queries).squeeze(-1)
-            p = p if mask is None else p * mask
-            put(grad_v, piece.members, torch.matmul(p.transpose(-1, -2), g), piece.start)
-            put(grad_q, piece.queries, torch.matmul(ds, x.k).mul_(scale))
-            back = ds.transpose(-1, -2)
-            put(grad_k, piece.members, torch.matmul(back, x.q).mul_(scale), piece.start)
-            if x.pos_q is not None and x.pos_k is not None:
-                put(grad_pq, piece.queries, torch.matmul(ds, x.pos_k))
-                put(grad_pk, piece.members, torch.matmul(back, x.pos_q), piece.start)
-    return grad_qkv, grad_pq, grad_pk
+            shared = by_total - (by_mean * block.take(mean.flatten(1), heads)).sum(-1, keepdim=True)
+            top = block.take(total, heads).clamp_(min=lowest)
+            sums: list[Tensor] = []
+            for start, stop in pieces(heads, every.k.shape[2]):
+                rows = (slice(None), slice(None), slice(start, stop))
+                x, g = every.queries(start, stop), by_mean[rows]
+                p, _ = logits(x, start, scale)
+                p = p.sub_(top[rows]).exp_()
+                mask = drop.mask(x)
+                ds = torch.matmul(g, x.v.transpose(-1, -2))
+                if mask is not None:
+                    ds *= mask
+                ds += shared[rows]
+                ds *= p
+                diagonal = ds.diagonal(start, -2, -1)[..., : stop - start]
+                diagonal += by_own[rows].squeeze(-1)
+                p = p if mask is None else p * mask
+                back = ds.transpose(-1, -2)
+                block.put(grad_qkv, product(ds, x.k).mul_(scale), first=start)
+                piece = [product(back, x.q).mul_(scale), product(p.transpose(-1, -2), g)]
+                if grad_pq is not None and x.pos_q is not None and x.pos_k is not None:
+                    block.put(grad_pq, product(ds, x.pos_k), first=start)
+                    piece.append(product(back, x.pos_q))
+                sums = [a.add_(b) for a, b in zip(sums, piece, strict=True)] if sums else piece
+            block.put(grad_qkv, sums[0], at=heads * width)
+            block.put(grad_qkv, sums[1], at=2 * heads * width)
+            if grad_pk is not None:
+                block.put(grad_pk, sums[2])
+    empty = qkv.new_empty(0)
+    return (
+        grad_qkv[:nodes],
+        empty if grad_pq is None or pos_q is None else grad_pq[:nodes].view_as(pos_q),
+        empty.clone() if grad_pk is None or pos_k is None else grad_pk[:nodes].view_as(pos_k),
+    )
 
 
 def siblings_double_backward(
@@ -272,47 +274,54 @@ def siblings_double_backward(
     Runs where autograd does, not inside an operator, and so has derivatives of its own.
     """
     again = torch.is_grad_enabled()
-    inputs = [grad_mean, grad_total.unsqueeze(-1), grad_own.unsqueeze(-1)]
-    inputs += unpack(qkv, heads, width)
-    given = list(unpack(grads[0], heads, width)) + grads[1:]
-    inputs += [] if pos_q is None or pos_k is None else [pos_q, pos_k]
-    result = [torch.zeros_like(x) for x in inputs]
+    columns = Columns(heads, width)
+    given = [grad_mean.flatten(1), grad_total, grad_own]
+    position = [] if pos_q is None or pos_k is None else [pos_q.flatten(1), pos_k.flatten(1)]
+    read = ["q", "k", "v", "pos_q", "pos_k"][: 5 if position else 3]
+    by_pos_q, by_pos_k = grads[1:] or (None, None)
+    result = [x.new_zeros(x.shape[0] + 1, *x.shape[1:]) for x in [*given, qkv, *position]]
     drop = Dropout(dropout_p, seed, qkv.device)
+
+    def leaf(x: Tensor) -> Tensor:
+        return x if again and x.requires_grad else x.detach().requires_grad_()
+
     with torch.autocast(qkv.device.type, enabled=False):
-        for piece in pieces(Plan(*tree), heads, width):
-            asking, answering = piece.queries, piece.members
-            rows: list[Rows] = [asking] * 4 + [answering] * 2 + [asking, answering]
-            rows = rows[: len(inputs)]
-            with torch.enable_grad():
-                taken = [piece.take(x, r) for x, r in zip(inputs, rows, strict=True)]
-                taken = [
-                    x if again and x.requires_grad else x.detach().requires_grad_() for x in taken
-                ]
-                pos_q_p, pos_k_p = taken[6:] or (None, None)
-                lm = piece.take(log_mass.view(-1, 1, 1), piece.members)
-                x = Operands(taken[3], taken[4], taken[5], pos_q_p, pos_k_p, lm)
-                outputs = attend(piece, x, scale, drop.mask(piece, x.q))
-                first = torch.autograd.grad(
-                    outputs,
-                    taken[3:],
-                    (taken[0], taken[1].squeeze(-1), taken[2].squeeze(-1)),
-                    create_graph=True,
-                )
-                by = [piece.take(x, r) for x, r in zip(given, rows[3:], strict=True)]
-                second = torch.autograd.grad(
-                    first, taken, by, create_graph=again, allow_unused=True
-                )
-            for out, r, grad in zip(result, rows, second, strict=True):
-                if grad is not None:
-                    out[r] += as_rows(grad)
-    mean, total, own, *rest = result
-    qkv = torch.cat([x.flatten(1) for x in rest[:3]], dim=1)
-    return [mean, total.squeeze(-1), own.squeeze(-1), qkv, *rest[3:]]
+        for block in blocks(Plan(*tree), heads, width):
+            for start, stop in pieces(heads, block.members.shape[1]):
+                rows = (slice(None), slice(None), slice(start, stop))
+                with torch.enable_grad():
+                    cotangents = [leaf(block.take(x, heads)[rows]) for x in given]
+                    x = columns.operands(block, qkv, pos_q, pos_k, log_mass).queries(start, stop)
+                    x = x._replace(**{n: leaf(getattr(x, n)) for n in read})
+                    inputs = [getattr(x, n) for n in read]
+                    outputs = attend(x, start, scale, drop.mask(x))
+                    first = torch.autograd.grad(outputs, inputs, cotangents, create_graph=True)
+                    by = columns.operands(block, grads[0], by_pos_q, by_pos_k, log_mass)
+                    by = by.queries(start, stop)
+                    second = torch.autograd.grad(
+                        first,
+                        [*cotangents, *inputs],
+                        [getattr(by, n) for n in read],
+                        create_graph=again,
+                        allow_unused=True,
+                        materialize_grads=True,
+                    )
+                for out, grad in zip(result[:3], second[:3], strict=True):
+                    block.put(out, grad, first=start, add=True)
+                block.put(result[3], second[3], first=start, add=True)
+                block.put(result[3], second[4], at=heads * width, add=True)
+                block.put(result[3], second[5], at=2 * heads * width, add=True)
+                if position:
+                    block.put(result[4], second[6], first=start, add=True)
+                    block.put(result[5], second[7], add=True)
+    like = [grad_mean, grad_total, grad_own, qkv]
+    like += [] if pos_q is None or pos_k is None else [pos_q, pos_k]
+    return [x[:-1].view_as(y) for x, y in zip(result, like, strict=True)]
 
 
 @siblings.register_fake
 def _(qkv, pos_q, pos_k, log_mass, heads, width, *rest):
-    mean = qkv.new_empty(unpack(qkv, heads, width)[2].shape)
+    mean = qkv.new_empty(qkv.shape[0], heads, qkv.shape[1] // heads - 2 * width)
     return mean, qkv.new_empty(mean.shape[:2]), qkv.new_empty(mean.shape[:2])
 
 

@@ -17,7 +17,6 @@ import math
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 import torch_geometric.typing
 from torch import Tensor
 from torch_geometric.utils import segment
@@ -29,8 +28,12 @@ from .plan import NO_GRAD, Plan, accumulator
 CHUNK_ELEMENTS = 1 << 19
 
 
-def segment_sum(x: Tensor, ptr: Tensor, weight: Tensor | None) -> Tensor:
+def segment_sum(
+    x: Tensor, ptr: Tensor, weight: Tensor | None, rows: Tensor | None = None
+) -> Tensor:
     """Sum the rows ``x[ptr[i]:ptr[i + 1]]``, each times its weight, for every segment ``i``.
+
+    With :obj:`rows` it is ``x[rows]`` whose rows are summed.
 
     For float32 on the CPU ``embedding_bag`` is one fused, vectorised pass: on one core, 262,144
     rows of 128 floats in segments of 2-20 take 4 ms, weighted or not, where torch-scatter's
@@ -38,14 +41,10 @@ def segment_sum(x: Tensor, ptr: Tensor, weight: Tensor | None) -> Tensor:
     ``segment_csr`` is used where it is installed; unlike ``index_add`` it needs no atomics.
     """
     if x.device.type == "cpu" and x.dtype == torch.float32:
-        return F.embedding_bag(
-            torch.arange(x.shape[0]),
-            x,
-            ptr,
-            mode="sum",
-            per_sample_weights=weight,
-            include_last_offset=True,
-        )
+        # The operator itself: F.embedding_bag takes as long to check its arguments as a small sum.
+        rows = torch.arange(x.shape[0]) if rows is None else rows
+        return torch.embedding_bag(x, rows, ptr, False, 0, False, weight, True)[0]
+    x = x if rows is None else x.index_select(0, rows)
     if weight is not None:
         x = x * weight.unsqueeze(-1)
     if torch_geometric.typing.WITH_TORCH_SCATTER:
@@ -55,10 +54,19 @@ def segment_sum(x: Tensor, ptr: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def add_to_parents(
-    y: Tensor, plan: Plan, level: list[int], x: Tensor, weight: Tensor | None
+    y: Tensor, plan: Plan, level: list[int], x: Tensor, weight: Tensor | None, write: bool = False
 ) -> None:
-    """Add to the parents' rows of ``y [T, C]`` the sums over their families of a level's ``x``."""
-    f0, f1, n0, _, p0, _ = level
+    """Add to the parents' rows of ``y [T, C]`` the sums over their families of a level's ``x``.
+
+    Args:
+        y: node values.
+        plan: the tree.
+        level: a row of :attr:`Plan.levels`.
+        x: values of the level's nodes.
+        weight: weights of the level's nodes.
+        write: overwrite the parents' rows, whatever they hold.
+    """
+    f0, f1, n0, _, p0 = level[:5]
     if f1 - f0 == 1:  # deep trees are made of such levels: spare them all that segments need
         # (no matrix product, which autocast would do in half precision)
         x = x if weight is None else x * weight.unsqueeze(1)
@@ -66,22 +74,53 @@ def add_to_parents(
     else:
         total = segment_sum(x, plan.family_ptr[f0 : f1 + 1] - n0, weight)
     if p0 >= 0:
-        y[p0 : p0 + f1 - f0] += total
+        rows = y[p0 : p0 + f1 - f0]
+        rows.copy_(total) if write else rows.add_(total)
+    elif write:
+        y.index_copy_(0, plan.family_parent[f0:f1], total)
     else:
         y.index_add_(0, plan.family_parent[f0:f1], total)
 
 
-def up_(y: Tensor, plan: Plan, weight: Tensor | None) -> Tensor:
-    """Sweep ``y [T, C]`` upward in place; ``weight`` is ``[T]`` or, by channel, ``[T, C]``."""
+def up_(y: Tensor, plan: Plan, weight: Tensor | None, write: bool = False) -> Tensor:
+    """Sweep ``y [T, C]`` upward in place; ``weight`` is ``[T]`` or, by channel, ``[T, C]``.
+
+    With :obj:`write` inner nodes count as 0, whatever they hold.
+    """
     by_node = weight is not None and weight.dim() == 1
+    if plan.deep:
+        if write:
+            y.index_fill_(0, plan.family_parent, 0)
+        factor = None if weight is None else along_passes(weight, plan)
+        for k0, k1, m0, m1, _ in plan.pass_table.tolist():
+            child, ptr = plan.pass_child[k0:k1], plan.pass_ptr[m0 : m1 + 1] - k0
+            if factor is None or by_node:
+                total = segment_sum(y, ptr, None if factor is None else factor[k0:k1], child)
+            else:
+                total = segment_sum(y.index_select(0, child) * factor[k0:k1], ptr, None)
+            y.index_add_(0, plan.pass_parent[m0:m1], total)
+        return y
     for level in reversed(plan.levels.tolist()):
         rows = slice(level[2], level[3])
         below, w = y[rows], None if weight is None else weight[rows]
         if by_node or w is None:
-            add_to_parents(y, plan, level, below, w)
+            add_to_parents(y, plan, level, below, w, write)
         else:
-            add_to_parents(y, plan, level, below * w, None)
+            add_to_parents(y, plan, level, below * w, None, write)
     return y
+
+
+def along_passes(weight: Tensor, plan: Plan) -> Tensor:
+    """Product ``[K, ...]`` of the edge weights ``[T, ...]`` from each giver to its receiver."""
+    table, jump = plan.pass_table.tolist(), plan.up
+    out = weight.new_empty(plan.pass_child.shape[0], *weight.shape[1:])
+    for exponent in range(max(row[4] for row in table) + 1):
+        for k0, k1, _, _, r in table:
+            if r == exponent:
+                out[k0:k1] = weight.index_select(0, plan.pass_child[k0:k1])
+        weight = weight * weight.index_select(0, jump)
+        jump = jump[jump]
+    return out
 
 
 def sweep_down(
@@ -91,6 +130,14 @@ def sweep_down(
 
     At most one of ``weight`` and ``share`` is given, of a shape that broadcasts with ``x``.
     """
+    if plan.deep:
+        z = (x if share is None else x * share).to(accumulator(x.dtype), copy=share is None)
+        factor = None if weight is None else along_passes(weight, plan)
+        for k0, k1, *_ in reversed(plan.pass_table.tolist()):
+            given = z.index_select(0, plan.pass_above[k0:k1])
+            given = given if factor is None else given * factor[k0:k1]
+            z.index_add_(0, plan.pass_child[k0:k1], given)
+        return z
     z = torch.empty_like(x, dtype=accumulator(x.dtype))
     roots = plan.num_roots
     z[:roots] = x[:roots] if share is None else x[:roots] * share[:roots]
@@ -109,7 +156,7 @@ def sweep_down(
         else:
             torch.addcmul(above, here, factor, out=out)
 
-    for f0, f1, n0, n1, p0, b in plan.levels.tolist():
+    for f0, f1, n0, n1, p0, b, *_ in plan.levels.tolist():
         if f1 - f0 == 1:
             write(slice(n0, n1), z[p0 : p0 + 1])
         elif b > 0 and p0 >= 0:  # families of one size below consecutive parents: one broadcast
@@ -120,6 +167,24 @@ def sweep_down(
     return z
 
 
+def sweep_inner(x: Tensor, share: Tensor, plan: Plan) -> Tensor:
+    """:func:`sweep_down` at inner nodes alone: ``z [F + 1, ...]``, the last row 0 for roots.
+
+    Leaves are most of a tree; whoever needs them reads ``z[plan.above]``.
+    """
+    inner, above = plan.inner, plan.above
+    z = x.new_empty(inner.shape[0] + 1, *x.shape[1:], dtype=accumulator(x.dtype))
+    z[-1] = 0
+    step = max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
+    levels = plan.levels.tolist()
+    for start, stop in [(0, levels[0][6] if levels else 0), *(level[6:8] for level in levels)]:
+        for lo, hi in chunks(start, stop, step):
+            here, rows = inner[lo:hi], z[lo:hi]
+            over = z.index_select(0, above[here])
+            torch.addcmul(over, x.index_select(0, here), share.index_select(0, here), out=rows)
+    return z
+
+
 def chunks(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
     """Consecutive ``(lo, hi)`` ranges that cover ``start:stop``."""
     for lo in range(start, stop, step):
@@ -127,16 +192,20 @@ def chunks(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 def from_leaves(xs: list[Tensor], plan: Plan) -> Tensor:
-    """Leaf rows ``[N, C_i]`` beside each other as node rows ``[T, sum C_i]``, 0 at inner nodes."""
+    """Leaf rows ``[N, C_i]`` beside each other as node rows ``[T, sum C_i]``; inner ones unset."""
     width = sum(x.shape[1] for x in xs)
     y = xs[0].new_empty(plan.up.shape[0], width, dtype=accumulator(xs[0].dtype))
-    y.index_fill_(0, plan.family_parent, 0)
     rows = plan.leaf_rows()
-    for columns, x in zip(y.split([x.shape[1] for x in xs], dim=1), xs, strict=True):
-        if isinstance(rows, slice):
-            columns[rows] = x
-        else:
-            columns.index_copy_(0, rows, x.to(y.dtype))
+    if isinstance(rows, slice):
+        torch.cat([x.to(y.dtype) for x in xs], dim=1, out=y[rows])
+        return y
+    # Rows are read in any order and written in sequence, which is faster than the reverse; inner
+    # nodes read row 0 for want of a better one.
+    row = torch.zeros_like(plan.up)
+    row.index_copy_(0, plan.leaf, torch.arange(plan.leaf.shape[0], device=row.device))
+    for lo, hi in chunks(0, y.shape[0], max(1, CHUNK_ELEMENTS // max(1, width))):
+        parts = [x.index_select(0, row[lo:hi]).to(y.dtype) for x in xs]
+        torch.cat(parts, dim=1, out=y[lo:hi])
     return y
 
 
@@ -147,7 +216,7 @@ def from_leaves(xs: list[Tensor], plan: Plan) -> Tensor:
 def up(xs: list[Tensor], weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     """Leaf values ``[N, C_i]`` to node values ``[T, sum C_i]``, ``weight [T]`` a constant."""
     plan = Plan(*tree)
-    return up_(from_leaves(xs, plan), plan, weight)
+    return up_(from_leaves(xs, plan), plan, weight, write=True)
 
 
 @torch.library.custom_op("hsa_geometric::down", mutates_args=())
