@@ -25,6 +25,7 @@ from torch_geometric.data import Batch
 from torch_geometric.nn import GINEConv, global_add_pool, global_mean_pool
 
 from hsa_geometric import Hierarchy, TreeIndex
+from hsa_geometric.builders.molecules import atom_groups
 from hsa_geometric.nn import HierarchicalAttentionConv
 
 VARIANTS = ("hsa", "flat", "none")
@@ -86,22 +87,10 @@ def bond_features(mol: Any) -> tuple[Tensor, Tensor]:
 def fragments(mol: Any) -> tuple[Tensor, Tensor]:
     """Returns two partitions of the atoms, ``[N]`` each: the ring system and the fragment of each.
 
-    Fragments are what is left connected when the BRICS bonds are cut; ring systems are what the
-    ring bonds connect (an atom in no ring is one of its own). BRICS never cuts a ring, so ring
-    systems nest in fragments.
+    An atom in no ring is a ring system of its own. Ring systems nest in fragments.
     """
-    components = _require("scipy.sparse.csgraph").connected_components
-    brics = {frozenset(ends) for ends, _ in _require("rdkit.Chem.BRICS").FindBRICSBonds(mol)}
-
-    def partition(keep: list[tuple[int, int]]) -> Tensor:
-        adj = torch.zeros(mol.GetNumAtoms(), mol.GetNumAtoms())
-        for i, j in keep:
-            adj[i, j] = 1.0
-        return torch.from_numpy(components(adj.numpy(), directed=False)[1]).long()
-
-    bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx(), b.IsInRing()) for b in mol.GetBonds()]
-    rings = partition([(i, j) for i, j, in_ring in bonds if in_ring])
-    return rings, partition([(i, j) for i, j, _ in bonds if frozenset((i, j)) not in brics])
+    frags, rings = atom_groups(mol, levels=["brics", "rings"])
+    return rings, frags
 
 
 def fragment_tree(mol: Any) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hsa_geometric.builders._levels import parent_of_levels
+from hsa_geometric.functional.options import check_choice, check_integer
 
 EIGH_DIMENSIONS = 8  # beyond, D x D covariances of all parts would outgrow the points themselves
 POWER_STEPS = 8
@@ -24,14 +25,11 @@ POWER_STEPS = 8
 
 def check_options(method: str, branching: int, leaf_size: int | None) -> int:
     """Check the options of a bisection; returns the leaf size, by default the branching."""
-    if method not in METHODS:
-        raise ValueError(f"Expected 'method' to be one of {list(METHODS)} (got {method!r})")
-    leaf_size = branching if leaf_size is None else leaf_size
-    for name, value in (("branching", branching), ("leaf_size", leaf_size)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"Expected '{name}' to be an integer (got {type(value).__name__})")
-        if value < 2:
-            raise ValueError(f"Expected '{name}' to be at least 2 (got {value})")
+    check_choice(method, "method", METHODS)
+    check_integer(branching, "branching", 2)
+    if leaf_size is None:
+        return branching
+    check_integer(leaf_size, "leaf_size", 2)
     return leaf_size
 
 

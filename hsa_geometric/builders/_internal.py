@@ -8,12 +8,6 @@ from torch import Tensor
 from hsa_geometric.tree import TreeIndex
 
 
-def check_internal(internal: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError, listing the choices, if :obj:`internal` is none of them."""
-    if internal not in choices:
-        raise ValueError(f"Expected 'internal' to be one of {list(choices)} (got {internal!r})")
-
-
 def own_leaves(tree: TreeIndex) -> tuple[Tensor, Tensor]:
     """Give each inner node a leaf of its own as its child.
 

@@ -23,7 +23,8 @@ def as_matrix(value: Matrix, name: str, columns: int) -> Tensor:
         matrix = value.detach()
     else:
         try:
-            matrix = torch.from_numpy(np.array(value))
+            array = np.array(value)
+            matrix = torch.from_numpy(array.reshape(-1, columns) if array.shape == (0,) else array)
         except (TypeError, ValueError) as error:  # ragged, or objects
             raise TypeError(
                 f"Expected '{name}' to be a matrix of numbers (got {type(value).__name__}: {error})"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -32,16 +32,42 @@ class NetworkxRecord:
     graph: dict[Any, Any] = field(default_factory=dict)
     directed: bool = True
 
-    def select(self, keep: Tensor) -> NetworkxRecord:
-        """The record of the nodes in the mask :obj:`keep`."""
-        mask = keep.tolist()
+    def select(self, rows: Tensor) -> NetworkxRecord:
+        """The record of the nodes in the mask or the list of ids :obj:`rows`.
+
+        Where an id comes again it stands for a new node, with the attributes of the old one but the
+        first name ``(name, 1)``, ``(name, 2)``, … that is free, and no edge attributes.
+        """
+        ids = (rows.nonzero().view(-1) if rows.dtype == torch.bool else rows).tolist()
+        taken, seen = set(self.names), dict.fromkeys(ids, 0)
+        names, edges = [], []
+        for i in ids:
+            name, edge = self.names[i], self.edges[i]
+            if seen[i]:
+                edge = {}
+                while (copy := (name, seen[i])) in taken:
+                    seen[i] += 1
+                name = copy
+            seen[i] += 1
+            names.append(name)
+            edges.append(edge)
+        attrs = [self.attrs[i] for i in ids]
+        return NetworkxRecord(names, attrs, edges, self.graph, self.directed)
+
+    @staticmethod
+    def join(records: Sequence[NetworkxRecord], further: Sequence[Hashable] = ()) -> NetworkxRecord:
+        """The nodes of several samples, named ``(sample, name)``, and further ones by name."""
         return NetworkxRecord(
-            names=list(compress(self.names, mask)),
-            attrs=list(compress(self.attrs, mask)),
-            edges=list(compress(self.edges, mask)),
-            graph=self.graph,
-            directed=self.directed,
+            names=[(i, name) for i, record in enumerate(records) for name in record.names]
+            + list(further),
+            attrs=[attrs for record in records for attrs in record.attrs] + [{} for _ in further],
+            edges=[edge for record in records for edge in record.edges] + [{} for _ in further],
+            directed=all(record.directed for record in records),
         )
 
     def __repr__(self) -> str:
         return f"[{len(self.names)}]"
+
+
+# A dataset on disk names the classes of what it holds, which `torch.load` must trust.
+torch.serialization.add_safe_globals([NetworkxRecord])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch_geometric.data import Data
 
+from hsa_geometric.builders._attach import attribute, check_sample
 from hsa_geometric.builders._coordinates import as_coordinates
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.functional.options import check_integers
 
 # VTK's numbers for the cells that are left once all others have been cut up
 TRIANGLE, TETRAHEDRON = 5, 10
@@ -27,13 +28,13 @@ class Surface:
         pos: ``[N, D]`` coordinates, in the type that the hierarchy is to have.
         face: ``[3, F]`` triangles or ``[4, F]`` tetrahedra.
         size: ``[N]`` area or volume of each vertex, float64.
-        carried: what else there is.
+        data: the Data that it was read from, if it was one.
     """
 
     pos: Tensor
     face: Tensor
     size: Tensor
-    carried: dict[str, Any] = field(default_factory=dict)
+    data: Data | None = None
 
 
 def read_mesh(mesh: Any) -> Surface:
@@ -68,16 +69,11 @@ def _is(mesh: Any, module: str, name: str) -> bool:
 
 
 def _read_data(data: Data) -> Surface:
-    for key in ("pos", "face"):
-        if data.get(key) is None:
-            raise ValueError(f"Expected 'mesh' to have '{key}' (got {data.keys()})")
-    if "batch" in data:
-        raise ValueError("Expected 'mesh' to be one mesh (got a batch; build before batching)")
-    if not isinstance(data.face, Tensor) or data.face.dim() != 2:
+    pos, face = attribute(data, "pos", "mesh"), attribute(data, "face", "mesh")
+    check_sample(data, "mesh")
+    if not isinstance(face, Tensor) or face.dim() != 2:
         raise ValueError("Expected 'mesh.face' to be a tensor of shape [3, F] or [4, F]")
-    surface = _of_cells(data.pos, data.face.t(), "mesh.pos", "mesh.face", None)
-    carried = {k: v for k, v in data.to_dict().items() if rows_of(k) not in ("tree", "inner")}
-    return Surface(surface.pos, surface.face, surface.size, carried)
+    return replace(_of_cells(pos, face.t(), "mesh.pos", "mesh.face", None), data=data)
 
 
 def _read_arrays(pos: Any, faces: Any) -> Surface:
@@ -100,8 +96,7 @@ def _of_cells(
         raise TypeError(
             f"Expected '{cell_name}' to be a tensor or an array (got {type(cells).__name__})"
         )
-    if cells.is_floating_point() or cells.is_complex() or cells.dtype == torch.bool:
-        raise TypeError(f"Expected '{cell_name}' to hold integers (got {cells.dtype})")
+    check_integers(cells, cell_name)
     corners = cells.shape[1]
     if corners not in (3, 4):
         raise ValueError(f"Expected '{cell_name}' to have 3 or 4 corners to a face (got {corners})")

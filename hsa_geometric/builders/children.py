@@ -11,6 +11,7 @@ from torch import Tensor
 from hsa_geometric.builders._merges import Matrix, as_matrix, parent_of_merges
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.functional.options import check_integer
 
 
 def from_children(
@@ -52,8 +53,7 @@ def from_children(
     num_merges = merges.shape[0]
     if n_leaves is None:
         n_leaves = num_merges + 1
-    if not isinstance(n_leaves, int) or isinstance(n_leaves, bool):
-        raise TypeError(f"Expected 'n_leaves' to be an integer (got {type(n_leaves).__name__})")
+    check_integer(n_leaves, "n_leaves")
     if n_leaves <= num_merges:
         raise ValueError(
             f"Expected 'n_leaves' to be more than the {num_merges} merges (got {n_leaves})"

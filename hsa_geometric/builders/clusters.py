@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hsa_geometric.builders._ids import Ids, as_ids
+from hsa_geometric.builders._ids import Ids, as_batch, as_ids, check_all_used, check_not_negative
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
 
@@ -68,14 +68,14 @@ def from_clusters(
     if not levels:
         raise ValueError("Expected 'clusters' to hold at least one vector (got none)")
     for i, level in enumerate(levels):
-        _check_not_negative(level, f"clusters[{i}]")
+        check_not_negative(level, f"clusters[{i}]")
     num_leaves = levels[0].numel()
     levels = _chain(levels) if per_leaf else _check_chain(levels)
 
     sizes = [num_leaves] + [int(level.max()) + 1 for level in levels]
     sample = levels[-1].new_zeros(sizes[-1])
     if batch is not None:
-        leaf_sample = _as_batch(batch, num_leaves)
+        leaf_sample = as_batch(batch, num_leaves)
         top = levels[0]
         for level in levels[1:]:
             top = level[top]
@@ -103,7 +103,7 @@ def _check_chain(levels: list[Tensor]) -> list[Tensor]:
                 f"Expected 'clusters[{i}]' to have one entry for each of the {members} clusters of "
                 f"'clusters[{i - 1}]' (got {level.numel()}{hint})"
             )
-        _check_all_used(level, f"clusters[{i}]", "cluster")
+        check_all_used(level, f"clusters[{i}]", "cluster")
         members = int(level.max()) + 1
     return levels
 
@@ -144,36 +144,3 @@ def _lift(
             f"{int(high[first])})"
         )
     return low
-
-
-def _as_batch(batch: Ids, num_leaves: int) -> Tensor:
-    ids = as_ids(batch, "batch")
-    if ids.numel() != num_leaves:
-        raise ValueError(
-            f"Expected 'batch' to have one entry for each of the {num_leaves} leaves "
-            f"(got {ids.numel()})"
-        )
-    _check_not_negative(ids, "batch")
-    _check_all_used(ids, "batch", "sample")
-    return ids
-
-
-def _check_not_negative(ids: Tensor, name: str) -> None:
-    negative = ids < 0
-    if negative.any():
-        first = int(negative.nonzero()[0])
-        raise ValueError(
-            f"Expected '{name}' to hold non-negative ids (got {name}[{first}] = {int(ids[first])})"
-        )
-
-
-def _check_all_used(ids: Tensor, name: str, what: str) -> None:
-    # n members use at most n ids, so if the largest is beyond that one of the first n + 1 is free.
-    highest = int(ids.max())
-    used = torch.zeros(min(highest, ids.numel()) + 1, dtype=torch.bool, device=ids.device)
-    used[ids[ids < used.numel()]] = True
-    if not used.all():
-        free = int((~used).nonzero()[0])
-        raise ValueError(
-            f"Expected '{name}' to use every id in [0, {highest}] (got no member of {what} {free})"
-        )

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from hsa_geometric.builders._ids import Ids, as_ids
-from hsa_geometric.builders._internal import check_internal, own_leaves
+from hsa_geometric.builders._internal import own_leaves
 from hsa_geometric.data.hierarchy import LEAF_KEYS, Hierarchy
 from hsa_geometric.data.rows import rows_of
+from hsa_geometric.functional.options import check_choice
 from hsa_geometric.tree import TreeIndex
 
 
@@ -63,7 +64,7 @@ def from_parent(parent: Ids, *, internal: str = "error", **leaf_data: Any) -> Hi
         >>> h.parent  # [[the dog] barked loudly]
         tensor([4, 4, 5, 5, 5, 5])
     """
-    check_internal(internal, ("error", "leaf", "drop"))
+    check_choice(internal, "internal", ("error", "leaf", "drop"))
     ids = as_ids(parent, "parent")
     ids = torch.where(ids == -1, torch.arange(ids.numel(), device=ids.device), ids)
     data = {key: _as_tensor(key, value) for key, value in leaf_data.items()}

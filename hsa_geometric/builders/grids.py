@@ -13,6 +13,7 @@ from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.builders.sequences._nest import nest
 from hsa_geometric.builders.sequences._windows import as_windows
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.functional.options import check_integer
 
 
 def from_grid(
@@ -70,10 +71,8 @@ def from_grid(
                 21, 21, 20, 21])
     """
     sizes = as_shape(shape)
-    if batch_size is not None and (not isinstance(batch_size, int) or isinstance(batch_size, bool)):
-        raise TypeError(f"Expected 'batch_size' to be an integer (got {type(batch_size).__name__})")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"Expected 'batch_size' to be at least 1 (got {batch_size})")
+    if batch_size is not None:
+        check_integer(batch_size, "batch_size", 1)
     grids = torch.arange(1 if batch_size is None else batch_size, device=device)
     batch = grids.repeat_interleave(math.prod(sizes))
     axes = [torch.arange(size, device=device) for size in sizes]
@@ -105,10 +104,5 @@ def as_shape(shape: Sequence[int]) -> tuple[int, ...]:
     if len(shape) == 0:
         raise ValueError("Expected 'shape' to have at least one axis (got none)")
     for axis, size in enumerate(shape):
-        if not isinstance(size, int) or isinstance(size, bool):
-            raise TypeError(
-                f"Expected 'shape' to hold integers (got {type(size).__name__} at axis {axis})"
-            )
-        if size < 1:
-            raise ValueError(f"Expected 'shape' to be positive (got shape[{axis}] = {size})")
+        check_integer(size, f"shape[{axis}]", 1)
     return tuple(shape)

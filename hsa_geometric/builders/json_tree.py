@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from hsa_geometric.builders._order import reading_order
 from hsa_geometric.builders.networkx import from_networkx, to_networkx
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.functional.layout import layout
 
 
 def from_json(
@@ -120,8 +120,7 @@ def to_json(hierarchy: Hierarchy, *, children: str = "children") -> Any:
         if isinstance(name, str):
             nodes[-1].setdefault("name", name)
     parent, roots = tree.parent.tolist(), []
-    first, _ = reading_order(tree)
-    for node in torch.argsort(first).tolist():
+    for node in torch.argsort(layout(tree).start).tolist():
         if parent[node] == node:
             roots.append(nodes[node])
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from hsa_geometric.builders._merges import Matrix, as_matrix, parent_of_merges
-from hsa_geometric.builders._order import subtree_extreme
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.functional.layout import over_subtrees
 
 
 def from_linkage(
@@ -85,14 +85,14 @@ def from_linkage(
         raise ValueError("Expected 'heights' or 'num_clusters' (got both)")
     if heights is not None or num_clusters is not None:
         below = torch.cat([height.new_full((num_leaves,), -math.inf), height])
-        tallest = subtree_extreme(below, parent, "amax")
+        tallest = over_subtrees(below, parent, "amax")
         if heights is not None:
             cuts = check_heights(heights)
         else:
             sorted_heights = tallest[num_leaves:].sort(descending=True).values.tolist()
             cuts = [  # as many merges are higher than the k-th highest as k clusters need, or fewer
                 sorted_heights[k - 1] if k < num_leaves else -math.inf
-                for k in check_num_clusters(num_clusters or [])
+                for k in check_num_clusters(() if num_clusters is None else num_clusters)
             ]
         parent, keep = _cut(parent, num_leaves, tallest, tallest.new_tensor(sorted(cuts)))
         height = height[keep[num_leaves:]]
@@ -151,7 +151,7 @@ def to_linkage(hierarchy: Hierarchy) -> np.ndarray[Any, Any]:
         height[inner] = own.detach().cpu().double()
     if not (parent[child] > child).all():
         inner = inner[torch.argsort(tree.level[inner], descending=True, stable=True)]
-        tallest = subtree_extreme(height, parent, "amax")
+        tallest = over_subtrees(height, parent, "amax")
         inner = inner[torch.argsort(tallest[inner], stable=True)]
 
     new_id = torch.empty_like(ids)
@@ -165,7 +165,10 @@ def to_linkage(hierarchy: Hierarchy) -> np.ndarray[Any, Any]:
 
 def check_heights(heights: Sequence[float]) -> list[float]:
     """The cuts as floats, none of them NaN."""
-    cuts = [float(t) for t in heights]
+    try:
+        cuts = [float(t) for t in heights]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"Expected 'heights' to be a list of numbers (got {heights!r})") from error
     if any(math.isnan(t) for t in cuts):
         raise ValueError(f"Expected 'heights' to hold no NaN (got {cuts})")
     return cuts
@@ -173,6 +176,8 @@ def check_heights(heights: Sequence[float]) -> list[float]:
 
 def check_num_clusters(num_clusters: Sequence[int]) -> list[int]:
     """Positive integers."""
+    if isinstance(num_clusters, str) or not isinstance(num_clusters, Iterable):
+        raise TypeError(f"Expected 'num_clusters' to be a list of integers (got {num_clusters!r})")
     for k in num_clusters:
         if not isinstance(k, (int, np.integer)) or isinstance(k, bool):
             raise TypeError(f"Expected 'num_clusters' to hold integers (got {k!r})")

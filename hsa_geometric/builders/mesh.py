@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 from torch_geometric.utils import remove_self_loops, to_undirected
 
 from hsa_geometric.builders import _bisection
+from hsa_geometric.builders._attach import attach
 from hsa_geometric.builders._bisection import bisect
 from hsa_geometric.builders._surface import read_mesh
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
-
-MASSES = ("area", None)
+from hsa_geometric.functional.options import check_choice
 
 
 def from_mesh(
@@ -48,7 +49,7 @@ def from_mesh(
             * a :class:`trimesh.Trimesh`;
             * a :class:`meshio.Mesh`, read by way of PyVista;
             * a :class:`~torch_geometric.data.Data` with :obj:`pos` ``[N, 2 or 3]`` and :obj:`face`
-              ``[3, F]``, or ``[4, F]`` for tetrahedra, all of whose attributes are kept;
+              ``[3, F]``, or ``[4, F]`` for tetrahedra; all of its attributes but a tree are kept;
             * a pair of points ``[N, 2 or 3]`` and triangles ``[F, 3]``, tensors or arrays.
 
             Of the cells in a file those of the highest dimension count: if there are volume cells,
@@ -57,7 +58,8 @@ def from_mesh(
         split_components: whether shells are kept apart. If not, the tree is that of
             :func:`from_points`, over all vertices.
         mass: ``'area'`` for areas (or volumes), or :obj:`None`: no masses, so all weigh the same.
-        **leaf_data: as for :func:`~hsa_geometric.builders.from_parent`.
+        **leaf_data: as for :func:`~hsa_geometric.builders.from_parent`; replaces what a Data has
+            under the same name.
 
     Returns:
         One leaf for each vertex, in the order of the mesh, with
@@ -102,7 +104,7 @@ def from_mesh(
     own = {"pos": pos, "face": face, "edge_index": edge_index}
     if mass == "area":
         dtype = torch.promote_types(pos.dtype, torch.float32)
-        own["mass"] = _check_mass(surface.size.to(dtype), surface.carried)
+        own["mass"] = _check_mass(surface.size.to(dtype), surface.data)
 
     shell = None
     if split_components:
@@ -115,13 +117,13 @@ def from_mesh(
         above = bisect(centre, method=method, branching=branching, leaf_size=branching)
         # The leaves of this tree are the roots, which are the last nodes, of the other one.
         parent = torch.cat([parent[:-num_shells], above + (parent.numel() - num_shells)])
-    return from_parent(parent, **{**own, **surface.carried, **leaf_data})
+    h = from_parent(parent, **{**own, **leaf_data})
+    return h if surface.data is None else attach(surface.data, h, leaf_data)
 
 
 def check_options(method: str, branching: int, leaf_size: int | None, mass: str | None) -> int:
     """Check the options; returns the leaf size, by default the branching."""
-    if not (mass is None or isinstance(mass, str)) or mass not in MASSES:
-        raise ValueError(f"Expected 'mass' to be one of {list(MASSES)} (got {mass!r})")
+    check_choice(mass, "mass", ("area", None))
     return _bisection.check_options(method, branching, leaf_size)
 
 
@@ -149,8 +151,8 @@ def _shells(edge_index: Tensor, face: Tensor, num_vertices: int) -> Tensor:
     return torch.unique(shell, return_inverse=True)[1]
 
 
-def _check_mass(mass: Tensor, carried: dict[str, Any]) -> Tensor:
-    if carried.get("mass") is not None:
+def _check_mass(mass: Tensor, data: Data | None) -> Tensor:
+    if data is not None and data.get("mass") is not None:
         raise ValueError(
             "Expected 'mesh' to have no 'mass' beside mass='area' (got one; mass=None keeps it)"
         )

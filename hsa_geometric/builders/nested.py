@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from hsa_geometric.builders._order import reading_order
 from hsa_geometric.builders._postorder import from_postorder
 from hsa_geometric.builders.networkx import labels
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.functional.layout import layout
 
 
 def from_nested(nested: Sequence[Any], *, internal: str = "error", **leaf_data: Any) -> Hierarchy:
@@ -115,8 +115,7 @@ def to_nested(hierarchy: Hierarchy, *, name: str = "name") -> list[Any]:
     parent = tree.parent.tolist()
     for node in set(parent):
         items[node] = []
-    first, _ = reading_order(tree)
-    for node in torch.argsort(first).tolist():
+    for node in torch.argsort(layout(tree).start).tolist():
         if parent[node] != node:
             items[parent[node]].append(items[node])
     outermost: list[Any] = items[int(tree.order[0])]

@@ -15,7 +15,6 @@ from typing import Any
 
 from torch import Tensor
 
-from hsa_geometric.builders._internal import check_internal
 from hsa_geometric.builders._nx_internal import settle_inner_attrs
 from hsa_geometric.builders._nx_record import NetworkxRecord
 from hsa_geometric.builders._nx_tensors import take_tensors
@@ -23,6 +22,7 @@ from hsa_geometric.builders._nx_tree import parents
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.data.rows import rows_of
+from hsa_geometric.functional.options import check_choice
 
 
 def from_networkx(
@@ -95,7 +95,7 @@ def from_networkx(
         raise TypeError(f"Expected 'G' to be a networkx graph (got {type(G).__name__})")
     if isinstance(node_attrs, str):
         raise TypeError("Expected 'node_attrs' to be a list of names (got a string)")
-    check_internal(internal, ("keep", "leaf", "drop", "error"))
+    check_choice(internal, "internal", ("keep", "leaf", "drop", "error"))
     wanted = None if node_attrs is None else list(node_attrs)
 
     parent = parents(G, root)
@@ -218,12 +218,7 @@ def _record(hierarchy: Hierarchy) -> NetworkxRecord:
     """The record of one sample, of a batch, or one that says nothing."""
     stored = hierarchy._store.get("tree_names")
     if isinstance(stored, list):
-        return NetworkxRecord(
-            names=[(i, name) for i, record in enumerate(stored) for name in record.names],
-            attrs=[attrs for record in stored for attrs in record.attrs],
-            edges=[edge for record in stored for edge in record.edges],
-            directed=all(record.directed for record in stored),
-        )
+        return NetworkxRecord.join(stored)
     if stored is not None:
         return stored
     empty: list[dict[Any, Any]] = [{} for _ in range(hierarchy.num_tree_nodes)]

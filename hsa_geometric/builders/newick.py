@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsa_geometric.builders._order import reading_order
 from hsa_geometric.builders._postorder import from_postorder, own_leaves
 from hsa_geometric.builders.networkx import labels
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.functional.layout import layout
 
 _QUOTED = r"'[^']*(?:''[^']*)*'"
 _NO_SYNTAX = re.compile(rf"{_QUOTED}|\[[^\]]*\]|['\[\]]")  # quoted, comment, or unclosed
@@ -108,7 +108,8 @@ def to_newick(hierarchy: Hierarchy, *, name: str = "name") -> str:
     """
     hierarchy.validate()
     tree = hierarchy.tree.to("cpu")
-    first, last = reading_order(tree)
+    place = layout(tree)
+    first, last = place.start, place.start + place.leaves - 1
     lengths = _lengths(hierarchy)
     tail = [
         _quote(label) + length

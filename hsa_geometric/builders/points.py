@@ -6,8 +6,7 @@ from typing import Any
 
 from hsa_geometric.builders._bisection import bisect, check_options
 from hsa_geometric.builders._coordinates import Coordinates, as_coordinates
-from hsa_geometric.builders._ids import Ids
-from hsa_geometric.builders.clusters import _as_batch
+from hsa_geometric.builders._ids import Ids, as_batch
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
 
@@ -81,7 +80,6 @@ def from_points(
     leaf_size = check_options(method, branching, leaf_size)
     pos = as_coordinates(pos)
     if batch is not None:
-        batch = _as_batch(batch, pos.shape[0]).to(pos.device)
-        leaf_data["batch"] = batch
+        batch = leaf_data["batch"] = as_batch(batch, pos.shape[0]).to(pos.device)
     parent = bisect(pos, batch, method=method, branching=branching, leaf_size=leaf_size)
     return from_parent(parent, pos=pos, **leaf_data)

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
-from hsa_geometric.builders._ids import Ids
+from hsa_geometric.builders._ids import Ids, as_batch
 from hsa_geometric.builders._pool_outputs import device_of, pick, read, size_of
-from hsa_geometric.builders.clusters import _as_batch
 from hsa_geometric.builders.from_parent import from_parent
-from hsa_geometric.builders.graph._graph import check_edge_index, check_range, check_samples
 from hsa_geometric.data.hierarchy import Hierarchy
-
-DROPPED = ("nearest", "root")
+from hsa_geometric.functional.edges import check_edge_index, check_range, check_samples
+from hsa_geometric.functional.options import check_choice, check_integer
 
 
 def from_pooling(
@@ -91,8 +89,7 @@ def from_pooling(
         >>> from_pooling(torch.tensor([0, 3]), num_nodes=5, edge_index=path).parent  # two kept
         tensor([5, 5, 6, 6, 6, 7, 7, 7])
     """
-    if dropped not in DROPPED:
-        raise ValueError(f"Expected 'dropped' to be one of {list(DROPPED)} (got {dropped!r})")
+    check_choice(dropped, "dropped", ("nearest", "root"))
     outputs = outputs if isinstance(outputs, list) else [outputs]
     if not outputs:
         raise ValueError("Expected 'outputs' to hold at least one layer (got none)")
@@ -101,7 +98,7 @@ def from_pooling(
     device = device_of(layers[0])
     sample = torch.zeros(num_nodes, dtype=torch.long, device=device)
     if batch is not None:
-        sample = leaf_data["batch"] = _as_batch(batch, num_nodes).to(device)
+        sample = leaf_data["batch"] = as_batch(batch, num_nodes).to(device)
     edges = torch.empty(2, 0, dtype=torch.long, device=device)
     if edge_index is not None:
         edges = check_edge_index(edge_index).to(device)
@@ -156,10 +153,7 @@ def _count_nodes(first: Any, num_nodes: int | None, rows: dict[str, Any]) -> int
             "Expected 'num_nodes' where 'outputs[0]' does not tell how many nodes it pools (got "
             "None)"
         )
-    if not isinstance(num_nodes, int) or isinstance(num_nodes, bool):
-        raise TypeError(f"Expected 'num_nodes' to be an integer (got {type(num_nodes).__name__})")
-    if num_nodes < 1:
-        raise ValueError(f"Expected 'num_nodes' to be at least 1 (got {num_nodes})")
+    check_integer(num_nodes, "num_nodes", 1)
     return num_nodes
 
 

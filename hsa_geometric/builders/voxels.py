@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hsa_geometric.builders._coordinates import Coordinates, as_coordinates
-from hsa_geometric.builders._ids import Ids
+from hsa_geometric.builders._ids import Ids, as_batch
 from hsa_geometric.builders._levels import parent_of_levels
-from hsa_geometric.builders.clusters import _as_batch
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.functional.options import check_integer, check_positive
 
 CODE_BITS = 62  # of a non-negative int64, less one
 CELL_BITS = 52  # that float64 can tell apart
@@ -78,8 +77,7 @@ def from_voxels(
             f"Expected 'levels' to be at most {bits} in {dim} dimensions (got {levels})"
         )
     if batch is not None:
-        batch = _as_batch(batch, pos.shape[0]).to(pos.device)
-        leaf_data["batch"] = batch
+        batch = leaf_data["batch"] = as_batch(batch, pos.shape[0]).to(pos.device)
     sample = pos.new_zeros(pos.shape[0], dtype=torch.long) if batch is None else batch
     if size is not None:
         cell, depth = _cells_of_size(pos, sample, size, bits)
@@ -94,14 +92,10 @@ def check_options(size: float | None, levels: int | None) -> None:
     if (size is None) == (levels is None):
         given = "none" if size is None else "both"
         raise ValueError(f"Expected one of 'size' and 'levels' (got {given})")
-    if size is not None and not 0 < size < math.inf:
-        raise ValueError(f"Expected 'size' to be positive and finite (got {size})")
-    if levels is None:
-        return
-    if not isinstance(levels, int) or isinstance(levels, bool):
-        raise TypeError(f"Expected 'levels' to be an integer (got {type(levels).__name__})")
-    if levels < 0:
-        raise ValueError(f"Expected 'levels' to be at least 0 (got {levels})")
+    if size is not None:
+        check_positive(size, "size")
+    if levels is not None:
+        check_integer(levels, "levels", 0)
 
 
 def _corners(pos: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:

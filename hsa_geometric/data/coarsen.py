@@ -13,7 +13,9 @@ from hsa_geometric.data.rows import rows_of
 from hsa_geometric.functional.checks import check_tensor
 from hsa_geometric.functional.coarse_edges import EDGE_REDUCTIONS, coarse_edges
 from hsa_geometric.functional.coarse_tree import coarse_tree
-from hsa_geometric.functional.pool import check_choice, pool_rows
+from hsa_geometric.functional.layout import root_of
+from hsa_geometric.functional.options import check_choice
+from hsa_geometric.functional.pool import pool_rows
 from hsa_geometric.tree import TreeIndex
 
 
@@ -81,8 +83,8 @@ def coarsen(
     """
     if not isinstance(data, Hierarchy):
         raise TypeError(f"Expected 'data' to be a Hierarchy (got {type(data).__name__})")
-    check_choice("reduce", reduce, ("mean", "sum", "max"))
-    check_choice("edge_reduce", edge_reduce, EDGE_REDUCTIONS)
+    check_choice(reduce, "reduce", ("mean", "sum", "max"))
+    check_choice(edge_reduce, "edge_reduce", EDGE_REDUCTIONS)
     data.validate()
     tree, clusters, node = coarse_tree(data.tree, level)
     size = clusters.num_clusters
@@ -154,9 +156,7 @@ def _samples(
     if not torch.equal(batch[cluster], data.batch):
         raise ValueError("Expected each tree to lie in one sample of 'batch' (got one in several)")
     if "ptr" in data:
-        root = tree.parent
-        while not torch.equal(root, above := root[root]):
-            root = above
+        root = root_of(tree)
         sample[root[:size]] = batch
         sample = sample[root]
     return batch, sample

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..tree import TreeIndex
 from .checks import as_tree
+from .options import check_integer
 
 
 class Clusters(NamedTuple):
@@ -60,8 +61,7 @@ def clusters_at(tree: TreeIndex | Tensor, level: int) -> Clusters:
         tensor([5, 6, 4])
     """
     tree = as_tree(tree)
-    if not isinstance(level, int) or isinstance(level, bool):
-        raise TypeError(f"Expected 'level' to be an integer (got {type(level).__name__})")
+    check_integer(level, "level")
     up, leaf = tree.up, tree.leaf
     depth = tree.level[tree.order][leaf]
     root = _climb(up, leaf, depth)

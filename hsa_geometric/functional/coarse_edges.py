@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from .checks import check_tensor
-from .pool import check_choice, pool_rows
+from .edges import check_edge_index, check_range
+from .options import check_choice
+from .pool import pool_rows
 
 EDGE_REDUCTIONS = ("sum", "mean", "count")
 
@@ -70,8 +72,9 @@ def coarse_edges(
         (tensor([[0, 1],
                 [1, 0]]), tensor([2., 1.]))
     """
-    check_choice("reduce", reduce, EDGE_REDUCTIONS)
-    _check_edge_index(edge_index, cluster)
+    check_choice(reduce, "reduce", EDGE_REDUCTIONS)
+    edge_index = check_edge_index(edge_index)
+    check_range(edge_index, cluster.numel())
     num_edges = edge_index.shape[1]
     for name, value, dim in (("edge_weight", edge_weight, 1), ("edge_attr", edge_attr, None)):
         if value is None:
@@ -85,7 +88,7 @@ def coarse_edges(
     if edge_weight is None or reduce == "count":
         edge_weight = torch.ones(num_edges, device=cluster.device)
     size = int(cluster.max()) + 1
-    row, col = cluster[edge_index.long()]
+    row, col = cluster[edge_index]
     between = row != col
     key, joined = torch.unique((row * size + col)[between], return_inverse=True)
     how = "mean" if reduce == "mean" else "sum"
@@ -94,22 +97,3 @@ def coarse_edges(
         pool_rows(edge_weight[between], joined, key.numel(), reduce=how),
         None if edge_attr is None else pool_rows(edge_attr[between], joined, key.numel()),
     )
-
-
-def _check_edge_index(edge_index: Tensor, cluster: Tensor) -> None:
-    if not isinstance(edge_index, Tensor):
-        raise TypeError(f"Expected 'edge_index' to be a tensor (got {type(edge_index).__name__})")
-    if edge_index.is_floating_point() or edge_index.is_complex() or edge_index.dtype == torch.bool:
-        raise TypeError(f"Expected 'edge_index' to hold integers (got {edge_index.dtype})")
-    if edge_index.dim() != 2 or edge_index.shape[0] != 2:
-        raise ValueError(
-            f"Expected 'edge_index' to have shape [2, num_edges] (got {list(edge_index.shape)})"
-        )
-    if edge_index.numel() == 0:
-        return
-    low, high = torch.stack(edge_index.aminmax()).tolist()
-    if low < 0 or high >= cluster.numel():
-        raise ValueError(
-            f"Expected 'edge_index' to hold rows in [0, {cluster.numel() - 1}] "
-            f"(got {low if low < 0 else high})"
-        )

@@ -10,6 +10,7 @@ from ..tree import TreeIndex
 from .checks import as_tree, check_tensor
 from .clusters import clusters_at
 from .lift import check_cluster_rows, cluster_map
+from .options import check_choice
 
 REDUCTIONS = ("mean", "sum", "max", "attention")
 
@@ -86,7 +87,7 @@ def pool(
     """
     tree = as_tree(tree)
     check_tensor(x, "x")
-    check_choice("reduce", reduce, REDUCTIONS)
+    check_choice(reduce, "reduce", REDUCTIONS)
     coarse = clusters_at(tree, level)
     index = cluster_map(tree, coarse, level, from_level, "from_level")
     check_cluster_rows(x, "x", index.numel(), from_level, tree)
@@ -150,12 +151,6 @@ def _exponential(score: Tensor, index: Tensor, size: int, mass: Tensor | None) -
     highest = torch.where(highest.isfinite(), highest, 0.0)  # nobody is seen
     weight = (seen - highest[index]).exp()
     return weight if mass is None else weight * _like(mass, weight)
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """One of the choices."""
-    if value not in choices:
-        raise ValueError(f"Expected '{name}' to be one of {list(choices)} (got '{value}')")
 
 
 def _check_mass(mass: Tensor) -> None:

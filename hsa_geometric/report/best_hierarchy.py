@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional.checks import check_queries
+from hsa_geometric.functional.layout import root_of
 from hsa_geometric.report._table import number, table
 from hsa_geometric.report.evidence_gap import (
     evidence_gap,
@@ -19,7 +20,6 @@ from hsa_geometric.report.evidence_gap import (
     mean_over_trees,
 )
 from hsa_geometric.surgery._check import check_hierarchy
-from hsa_geometric.surgery._layout import root_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,8 +176,7 @@ def _evidence(h: Hierarchy, q: Tensor, k: Tensor, scale: float | None) -> Tensor
 
 
 def _logits(h: Hierarchy) -> int:
-    size, begin, end, _ = h.tree.sizes.unbind(1)
-    return int((size.square() * (end - begin)).sum())
+    return int(h.tree.family_ptr.diff().square().sum())
 
 
 def _check_leaves(h: Hierarchy, first: Hierarchy, name: str) -> None:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional import aggregate, distribute
+from hsa_geometric.functional.layout import root_of
+from hsa_geometric.functional.options import check_integer
 from hsa_geometric.report._table import number, table
-from hsa_geometric.surgery._check import check_hierarchy, check_integer
-from hsa_geometric.surgery._layout import root_of
+from hsa_geometric.surgery._check import check_hierarchy
 
 
 @dataclass(frozen=True, eq=False)

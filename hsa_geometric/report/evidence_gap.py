@@ -11,9 +11,10 @@ from torch import Tensor
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional import hierarchical_attention
 from hsa_geometric.functional.checks import check_queries
+from hsa_geometric.functional.layout import root_of
+from hsa_geometric.functional.options import check_integer
 from hsa_geometric.report._table import number, table
-from hsa_geometric.surgery._check import check_hierarchy, check_integer
-from hsa_geometric.surgery._layout import root_of
+from hsa_geometric.surgery._check import check_hierarchy
 
 LOGITS_AT_ONCE = 1 << 22  # 32 MiB of float64
 LONG = 1 << 34  # multiplications after which a progress bar is shown: seconds of one core

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional import distribute
+from hsa_geometric.functional.layout import over_subtrees, root_of
 from hsa_geometric.report._table import number, table
 from hsa_geometric.report.dilution import Dilution, dilution
 from hsa_geometric.report.evidence_gap import EvidenceGap, evidence_gap
 from hsa_geometric.surgery._check import check_hierarchy
-from hsa_geometric.surgery._layout import over_subtrees, root_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,11 +184,10 @@ def hierarchy_report(
     steps = torch.where(below_root, children[parent].double().log(), 0)
     surprise = distribute(steps, tree)
     entropy = total(surprise * (-surprise).exp(), of_leaf)
-    sizes = tree.sizes
     return HierarchyReport(
         leaves=leaves,
         nodes=torch.bincount(of_node, minlength=tree.num_trees),
-        depth=over_subtrees(level, tree, "amax")[tree.order[tree.root]],
+        depth=over_subtrees(level, tree.parent, "amax")[tree.order[tree.root]],
         mean_depth=total(level[tree.leaf_ids].double(), of_leaf) / leaves,
         families=families,
         min_branching=extreme(size, "amin"),
@@ -197,7 +196,7 @@ def hierarchy_report(
         one_child=total((size == 1).long(), of_family),
         balance=torch.where(leaves > 1, entropy / leaves.double().log(), 1.0),
         logits=total(size.square(), of_family),
-        family_sizes=torch.stack([sizes[:, 0], sizes[:, 2] - sizes[:, 1]]),
+        family_sizes=torch.stack(tree.family_ptr.diff().unique(return_counts=True)),
         dilution=dilution(h),
         gap=gap,
     )

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional import aggregate, clusters_at
+from hsa_geometric.functional.layout import layout
 from hsa_geometric.surgery._check import check_hierarchy
-from hsa_geometric.surgery._layout import layout
 
 
 def plot_hierarchy(

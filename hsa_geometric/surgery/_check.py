@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
@@ -23,14 +24,6 @@ def check_hierarchy(h: Any, name: str = "h") -> None:
     if "parent" not in h:
         raise ValueError(f"Expected 'parent' in '{name}' (got none)")
     _ = h.tree
-
-
-def check_integer(value: Any, name: str, least: int) -> None:
-    """An integer that is not too small."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"Expected '{name}' to be an integer (got {type(value).__name__})")
-    if value < least:
-        raise ValueError(f"Expected '{name}' to be at least {least} (got {value})")
 
 
 def check_no_positions(h: Hierarchy) -> None:
@@ -54,21 +47,37 @@ def check_no_references(h: Hierarchy, handled: tuple[str, ...]) -> None:
             )
 
 
-def node_tensors(
+def node_rows(
     h: Hierarchy, kinds: tuple[str, ...] = ("tree", "inner")
-) -> Iterator[tuple[str, Tensor]]:
-    """Every key but ``parent`` with a row for each tree node or inner node.
+) -> Iterator[tuple[str, Any]]:
+    """Every key but ``parent`` with a row for each tree node or inner node, and its value.
+
+    That is a tensor, or the names of nodes: one record, or in a batch a list of them.
 
     Raises:
-        ValueError: at one that is no tensor, whose rows can only be left out, not moved or added.
+        ValueError: at anything else, whose rows can only be left out, not moved or added.
     """
     for key in h.keys():  # noqa: SIM118
         if key == "parent" or rows_of(key) not in kinds:
             continue
         value = h[key]
-        if not isinstance(value, Tensor):
+        splits = "_slice_dict" in h._store.__dict__  # into the samples whose records are listed
+        records = value if isinstance(value, list) and splits else [value]
+        if not isinstance(value, Tensor) and not all(hasattr(r, "select") for r in records):
             raise ValueError(
                 f"Expected '{key}' to be a tensor, whose rows can be moved and added to (got "
                 f"{type(value).__name__}; delete it first: del h['{key}'])"
             )
         yield key, value
+
+
+def take_rows(h: Hierarchy, value: Any, rows: Tensor) -> Any:
+    """Rows ``rows`` of what :func:`node_rows` found; in a batch they must be sorted by sample."""
+    if isinstance(value, Tensor):
+        return value[rows]
+    if not isinstance(value, list):
+        return value.select(rows)
+    ends, rows = h._slice_dict["parent"], rows.cpu()
+    sizes = torch.bincount(torch.bucketize(rows, ends[1:], right=True), minlength=len(value))
+    parts = zip(value, rows.split(sizes.tolist()), ends.tolist(), strict=False)
+    return [record.select(part - begin) for record, part, begin in parts]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.data.rows import rows_of
-from hsa_geometric.surgery._check import node_tensors
+from hsa_geometric.surgery._check import node_rows, take_rows
 
 
 def insert_nodes(h: Hierarchy, parent: Tensor, source: Tensor) -> Hierarchy:
@@ -41,10 +41,10 @@ def insert_nodes(h: Hierarchy, parent: Tensor, source: Tensor) -> Hierarchy:
 
     out = copy.copy(h)
     out.parent = new_id[parent][order].to(h.parent.dtype)
-    for key, value in [("parent", h.parent), *node_tensors(h)]:
+    for key, value in [("parent", h.parent), *node_rows(h)]:
         take = rows[rows_of(key)]
         if key != "parent":
-            out[key] = value[take]
+            out[key] = take_rows(h, value, take)
         if f"{key}_batch" in h:
             out[f"{key}_batch"] = h[f"{key}_batch"][take]
             out[f"{key}_ptr"] = _ends(h[f"{key}_ptr"], take)

@@ -16,8 +16,8 @@ def collapse_chains(h: Hierarchy) -> Hierarchy:
         h: a sample or a batch.
 
     Returns:
-        A new hierarchy whose inner nodes all have two children or more. Leaves, their rows and
-        every branching node stay.
+        A new hierarchy whose inner nodes all have two children or more, but for roots that keep the
+        trees of a forest in their order. Leaves, their rows and every branching node stay.
 
     Raises:
         TypeError, ValueError: if :obj:`h` is no hierarchy, or has no valid tree.

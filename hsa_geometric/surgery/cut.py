@@ -9,8 +9,9 @@ from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional import aggregate, clusters_at
-from hsa_geometric.surgery._check import check_hierarchy, check_integer, check_no_positions
-from hsa_geometric.surgery._layout import over_paths, root_of
+from hsa_geometric.functional.layout import over_paths, root_of
+from hsa_geometric.functional.options import check_integer
+from hsa_geometric.surgery._check import check_hierarchy, check_no_positions
 from hsa_geometric.tree import TreeIndex
 
 

@@ -11,7 +11,7 @@ from torch_geometric.data import Batch
 
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.data.rows import rows_of
-from hsa_geometric.surgery._check import check_hierarchy, node_tensors
+from hsa_geometric.surgery._check import check_hierarchy, node_rows
 
 
 def merge(hierarchies: Sequence[Hierarchy], *, root: Mapping[str, Any] | None = None) -> Hierarchy:
@@ -23,20 +23,22 @@ def merge(hierarchies: Sequence[Hierarchy], *, root: Mapping[str, Any] | None = 
     Args:
         hierarchies: samples, one or more. A forest brings all of its roots.
         root: the new root's row under every ``tree_*`` and ``inner_*`` key that the samples have,
-            for instance ``{"tree_kind": 2, "inner_x": torch.zeros(8)}``. The old roots keep their
-            rows; their :obj:`tree_pos` now is a position among each other, so set it before.
+            for instance ``{"tree_kind": 2, "inner_x": torch.zeros(8)}``, under ``tree_names`` its
+            name. The old roots keep their rows; their :obj:`tree_pos` now is a position among each
+            other, so set it before.
 
     Returns:
         A new sample: leaves ``0 .. N-1`` in the order of the samples, their inner nodes, and the
         root with the highest id. Rows are concatenated and edges shifted as PyG does in a batch, so
-        data of whole samples, such as :obj:`y`, has a row for each former sample.
+        data of whole samples, such as :obj:`y`, has a row for each former sample. Names of nodes
+        become pairs ``(sample, name)``.
 
     Raises:
         TypeError: if something in :obj:`hierarchies` is no hierarchy.
         ValueError: if there are none; if one is a batch (its samples are
             ``batch.to_data_list()``); if keys, or the widths or types of a key's rows, differ; if
             :obj:`root` has a key too few or too many, or a row of another shape; if a key of nodes
-            holds no tensor.
+            holds neither a tensor nor names of nodes.
 
     Cost: linear.
 
@@ -52,7 +54,7 @@ def merge(hierarchies: Sequence[Hierarchy], *, root: Mapping[str, Any] | None = 
     for i, h in enumerate(hierarchies):
         check_hierarchy(h, f"hierarchies[{i}]")
         _check_alike(h, hierarchies[0], f"hierarchies[{i}]")
-    wanted = {key for key, _ in node_tensors(hierarchies[0])}
+    wanted = {key for key, _ in node_rows(hierarchies[0])}
     rows = dict(root or {})
     if rows.keys() != wanted:
         raise ValueError(
@@ -73,7 +75,14 @@ def merge(hierarchies: Sequence[Hierarchy], *, root: Mapping[str, Any] | None = 
         {key: value for key, value in batch.to_dict().items() if key not in ("batch", "ptr")}
     )
     out.parent = torch.cat([above[order], above.new_full((1,), count)])
-    for key, value in node_tensors(batch):
+    for key, value in node_rows(batch):
+        if isinstance(value, list):
+            out[key] = (
+                value[0]
+                .join(value, [rows[key]])
+                .select(torch.cat([order, order.new_tensor([count])]))
+            )
+            continue
         if rows_of(key) == "tree":
             value = value[order]
         out[key] = torch.cat([value, _row(rows[key], value, key)])

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.data.rows import rows_of
-from hsa_geometric.surgery._check import check_hierarchy, check_no_references, node_tensors
+from hsa_geometric.functional.options import check_integers
+from hsa_geometric.surgery._check import check_hierarchy, check_no_references, node_rows, take_rows
 
 
 def permute_leaves(h: Hierarchy, perm: Tensor | Sequence[int]) -> Hierarchy:
@@ -33,7 +34,7 @@ def permute_leaves(h: Hierarchy, perm: Tensor | Sequence[int]) -> Hierarchy:
         TypeError: if :obj:`perm` holds no integers.
         ValueError: if it is no permutation of the rows, or moves leaves between samples; if
             :obj:`h` has another key that names leaves by row (``*_index``, ``adj*``); if a key of
-            nodes holds no tensor.
+            nodes holds neither a tensor nor names of nodes.
 
     Cost: linear.
 
@@ -64,8 +65,8 @@ def permute_leaves(h: Hierarchy, perm: Tensor | Sequence[int]) -> Hierarchy:
     above = tree.parent[old]
     # An inner node, whose id stays; or the leaf itself, which is all of its tree.
     out.parent = torch.where(above == old, torch.arange(old.numel(), device=old.device), above)
-    for key, value in node_tensors(h, ("tree",)):
-        out[key] = value[old]
+    for key, value in node_rows(h, ("tree",)):
+        out[key] = take_rows(h, value, old)
     for key in h.keys():  # noqa: SIM118 (of PyG's Data, not of a dict)
         value = h[key]
         if rows_of(key) == "leaf" and h.is_node_attr(key):
@@ -80,8 +81,7 @@ def permute_leaves(h: Hierarchy, perm: Tensor | Sequence[int]) -> Hierarchy:
 
 def _permutation(perm: Tensor | Sequence[int], num_leaves: int) -> Tensor:
     perm = torch.as_tensor(perm)
-    if perm.is_floating_point() or perm.is_complex() or perm.dtype == torch.bool:
-        raise TypeError(f"Expected 'perm' to hold integers (got {perm.dtype})")
+    check_integers(perm, "perm")
     perm = perm.long()
     if perm.shape != (num_leaves,):
         raise ValueError(

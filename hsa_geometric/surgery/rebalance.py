@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.surgery._check import check_hierarchy, check_integer, check_no_positions
-from hsa_geometric.surgery._insert import insert_nodes
-from hsa_geometric.surgery._layout import (
+from hsa_geometric.functional.layout import (
     Layout,
     layout,
     over_paths,
     over_subtrees,
     root_of,
 )
+from hsa_geometric.functional.options import check_integer
+from hsa_geometric.surgery._check import check_hierarchy, check_no_positions
+from hsa_geometric.surgery._insert import insert_nodes
 from hsa_geometric.tree import TreeIndex
 
 
@@ -61,7 +62,7 @@ def rebalance(
         ValueError: if no bound is given; if one is too small; if a tree has more than
             ``max_branching ** max_depth`` leaves; if the tree must change although :obj:`h` has a
             :obj:`tree_pos`, which that would make wrong; if nodes must be added and a key of nodes
-            holds no tensor.
+            holds neither a tensor nor names of nodes.
 
     Cost: :math:`O(T \log T)`, and one pass over the subtrees not yet within the bounds for each new
     level; no loop over nodes or families.
@@ -119,7 +120,7 @@ def _plan(
     ids = torch.arange(nodes, device=device)
     place = layout(tree)
     children = torch.bincount(tree.parent, minlength=nodes) - (tree.parent == ids).long()
-    wide = over_subtrees(children, tree, "amax") > (branching or nodes)
+    wide = over_subtrees(children, tree.parent, "amax") > (branching or nodes)
     height = _heights(tree, children, branching)
     depth = int(height.max()) if max_depth is None else max_depth
     leaves = tree.count[tree.root].double()  # of each tree
@@ -175,7 +176,7 @@ def _heights(tree: TreeIndex, children: Tensor, branching: int | None) -> Tensor
             reach *= branching
     is_root = tree.parent == torch.arange(tree.num_nodes, device=tree.device)
     level = over_paths(torch.where(is_root, 0, steps[tree.parent]), tree)
-    return over_subtrees(level, tree, "amax") - level
+    return over_subtrees(level, tree.parent, "amax") - level
 
 
 def _divide(

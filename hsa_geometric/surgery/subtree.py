@@ -10,8 +10,9 @@ from torch_geometric.data import Batch, Data
 
 from hsa_geometric.data.hierarchy import LEAF_KEYS, Hierarchy
 from hsa_geometric.data.rows import rows_of
-from hsa_geometric.surgery._check import check_hierarchy, check_integer, check_no_references
-from hsa_geometric.surgery._layout import over_paths, root_of
+from hsa_geometric.functional.layout import over_paths, root_of
+from hsa_geometric.functional.options import check_integer
+from hsa_geometric.surgery._check import check_hierarchy, check_no_references
 
 
 def subtree(h: Hierarchy, node: int) -> Hierarchy:

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch_geometric.data import Data
-from torch_geometric.transforms import BaseTransform
 
 from hsa_geometric.builders.graph.from_graph import check_options, from_graph
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.transforms._base import HierarchyTransform
 
 
-class GraphHierarchy(BaseTransform):  # type: ignore[misc]
+class GraphHierarchy(HierarchyTransform):
     r"""Give graphs a tree over their nodes: matching, METIS, communities, and so on.
 
     All attributes are kept and :obj:`parent` is added. See
@@ -45,7 +45,3 @@ class GraphHierarchy(BaseTransform):  # type: ignore[misc]
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
         return from_graph(data, method=self.method, **self.options)
-
-    def __repr__(self) -> str:
-        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
-        return f"{self.__class__.__name__}({self.method!r}{options})"

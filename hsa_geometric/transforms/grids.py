@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch_geometric.data import Data
-from torch_geometric.transforms import BaseTransform
 
+from hsa_geometric.builders._attach import attach, check_sample, device_of
 from hsa_geometric.builders.grids import as_shape, from_grid
 from hsa_geometric.builders.sequences._windows import as_windows
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.transforms.sequences import attach, device_of
+from hsa_geometric.transforms._base import HierarchyTransform
 
 
-class GridHierarchy(BaseTransform):  # type: ignore[misc]
+class GridHierarchy(HierarchyTransform):
     r"""Put a quadtree, an octree or levels of patches above the cells of a grid.
 
     The nodes of the Data are the cells in row-major order. Attributes are kept, and :obj:`parent`
@@ -54,6 +54,7 @@ class GridHierarchy(BaseTransform):  # type: ignore[misc]
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
+        check_sample(data)
         tree = from_grid(
             self.shape,
             windows=self.windows,
@@ -62,8 +63,3 @@ class GridHierarchy(BaseTransform):  # type: ignore[misc]
             device=device_of(data),
         )
         return attach(data, tree)
-
-    def __repr__(self) -> str:
-        options = {"windows": self.windows, "branching": self.branching}
-        given = [f"{name}={value}" for name, value in options.items() if value is not None]
-        return f"{self.__class__.__name__}({', '.join([str(self.shape), *given])})"

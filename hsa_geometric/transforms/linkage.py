@@ -8,16 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.transforms import BaseTransform
 
+from hsa_geometric.builders._attach import attach, attribute, check_sample
+from hsa_geometric.builders._coordinates import as_coordinates
 from hsa_geometric.builders.linkage import check_heights, check_num_clusters, from_linkage
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.functional.options import check_choice
+from hsa_geometric.transforms._base import HierarchyTransform
 
-_METHODS = ("single", "complete", "average", "weighted", "centroid", "median", "ward")
+_EUCLIDEAN = ("centroid", "median", "ward")
+_METHODS = ("single", "complete", "average", "weighted", *_EUCLIDEAN)
 
 
-class LinkageHierarchy(BaseTransform):  # type: ignore[misc]
+class LinkageHierarchy(HierarchyTransform):
     r"""Put a dendrogram of agglomerative clustering above the nodes of a graph or a point cloud.
 
     The rows of ``data.pos`` (or another attribute) are clustered by
@@ -63,8 +66,9 @@ class LinkageHierarchy(BaseTransform):  # type: ignore[misc]
         heights: Sequence[float] | None = None,
         num_clusters: Sequence[int] | None = None,
     ) -> None:
-        if method not in _METHODS:
-            raise ValueError(f"Expected 'method' to be one of {list(_METHODS)} (got {method!r})")
+        check_choice(method, "method", _METHODS)
+        if method in _EUCLIDEAN and metric != "euclidean":
+            raise ValueError(f"Expected metric='euclidean' for method={method!r} (got {metric!r})")
         if heights is not None and num_clusters is not None:
             raise ValueError("Expected 'heights' or 'num_clusters' (got both)")
         self.method = method
@@ -75,7 +79,11 @@ class LinkageHierarchy(BaseTransform):  # type: ignore[misc]
 
     def forward(self, data: Data) -> Hierarchy:
         """Build the tree of one sample."""
-        x = self._rows(data)
+        check_sample(data)
+        x = attribute(data, self.attr)
+        if isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex()):
+            x = x.to(torch.get_default_dtype())
+        x = as_coordinates(x, self.attr, "row").detach()
         Z = np.empty((0, 4))
         if x.shape[0] > 1:
             try:
@@ -85,48 +93,6 @@ class LinkageHierarchy(BaseTransform):  # type: ignore[misc]
                     "LinkageHierarchy needs SciPy: pip install 'hsa_geometric[clusters]'"
                 ) from error
             Z = linkage(x.double().cpu().numpy(), self.method, self.metric)
-        tree = from_linkage(Z, heights=self.heights, num_clusters=self.num_clusters)
-        out = Hierarchy()
-        for key, value in data.to_dict().items():
-            if not (isinstance(data, Hierarchy) and rows_of(key) in ("tree", "inner")):
-                setattr(out, key, value)
-        out.parent = tree.parent.to(x.device)
-        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        out.inner_height = tree.inner_height.to(x.device, dtype)
-        out.validate()
-        return out
-
-    def _rows(self, data: Data) -> Tensor:
-        x = getattr(data, self.attr, None)
-        if not isinstance(x, Tensor):
-            raise ValueError(
-                f"Expected 'data' to hold a tensor '{self.attr}' (got {type(x).__name__})"
-            )
-        if x.dim() != 2:
-            raise ValueError(
-                f"Expected '{self.attr}' to be two-dimensional (got {x.dim()} dimensions)"
-            )
-        if x.is_complex():
-            raise TypeError(f"Expected '{self.attr}' to hold real numbers (got {x.dtype})")
-        if x.shape[0] == 0 or x.shape[1] == 0:
-            raise ValueError(
-                f"Expected '{self.attr}' to hold rows and columns (got shape {list(x.shape)})"
-            )
-        bad = ~x.isfinite()
-        if bad.any():
-            row, column = bad.nonzero()[0].tolist()
-            raise ValueError(
-                f"Expected '{self.attr}' to hold finite numbers "
-                f"(got {self.attr}[{row}, {column}] = {x[row, column].item()})"
-            )
-        if data.batch is not None and int(data.batch.max()) != int(data.batch.min()):
-            raise ValueError(
-                "Expected 'data' to be one sample (got a batch of several; transform them first)"
-            )
-        return x.detach()
-
-    def __repr__(self) -> str:
-        cuts = self.heights if self.heights is not None else self.num_clusters
-        name = "heights" if self.heights is not None else "num_clusters"
-        options = f"{self.method!r}, {self.metric!r}, attr={self.attr!r}"
-        return f"{type(self).__name__}({options}{'' if cuts is None else f', {name}={cuts}'})"
+        tree = from_linkage(Z, heights=self.heights, num_clusters=self.num_clusters).to(x.device)
+        tree.inner_height = tree.inner_height.to(x.dtype)
+        return attach(data, tree)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from torch_geometric.data import Data
-from torch_geometric.transforms import BaseTransform
 
+from hsa_geometric.builders._attach import check_sample
 from hsa_geometric.builders.mesh import check_options, from_mesh
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.transforms._base import HierarchyTransform
 
 
-class MeshHierarchy(BaseTransform):  # type: ignore[misc]
+class MeshHierarchy(HierarchyTransform):
     r"""Give the vertices of a mesh their areas and the tree of shells and pieces.
 
     For a Data with :obj:`pos` and :obj:`face`. Attributes are kept, :obj:`parent` and :obj:`mass`
@@ -31,7 +32,7 @@ class MeshHierarchy(BaseTransform):  # type: ignore[misc]
         >>> import torch
         >>> face = torch.tensor([[0, 0], [1, 2], [2, 3]])
         >>> MeshHierarchy()(Data(pos=torch.rand(4, 3), face=face))
-        Hierarchy(leaves=4, nodes=5, depth=1, edge_index=[2, 10], pos=[4, 3], mass=[4], face=[3, 2])
+        Hierarchy(leaves=4, nodes=5, depth=1, pos=[4, 3], face=[3, 2], edge_index=[2, 10], mass=[4])
     """
 
     def __init__(
@@ -43,16 +44,16 @@ class MeshHierarchy(BaseTransform):  # type: ignore[misc]
         split_components: bool = True,
         mass: str | None = "area",
     ) -> None:
-        self.leaf_size = check_options(method, branching, leaf_size, mass)
+        check_options(method, branching, leaf_size, mass)
         self.method = method
         self.branching = branching
+        self.leaf_size = leaf_size
         self.split_components = split_components
         self.mass = mass
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
-        if not isinstance(data, Data):
-            raise TypeError(f"Expected 'data' to be a Data (got {type(data).__name__})")
+        check_sample(data)
         return from_mesh(
             data,
             method=self.method,
@@ -60,11 +61,4 @@ class MeshHierarchy(BaseTransform):  # type: ignore[misc]
             leaf_size=self.leaf_size,
             split_components=self.split_components,
             mass=self.mass,
-        )
-
-    def __repr__(self) -> str:
-        return (
-            f"{self.__class__.__name__}({self.method!r}, branching={self.branching}, "
-            f"leaf_size={self.leaf_size}, split_components={self.split_components}, "
-            f"mass={self.mass!r})"
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch_geometric.data import Data
-from torch_geometric.transforms import BaseTransform
 
 from hsa_geometric.builders.molecules import from_molecule
 from hsa_geometric.builders.molecules.levels import check_levels
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.transforms._base import HierarchyTransform
 
 
-class MoleculeHierarchy(BaseTransform):  # type: ignore[misc]
+class MoleculeHierarchy(HierarchyTransform):
     r"""Give molecules the tree of their groups: fragments, ring systems, and so on.
 
     For data sets of graphs with :obj:`smiles`, such as
@@ -40,6 +40,3 @@ class MoleculeHierarchy(BaseTransform):  # type: ignore[misc]
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
         return from_molecule(data, levels=self.levels)
-
-    def __repr__(self) -> str:
-        return f"{self.__class__.__name__}(levels={list(self.levels)})"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from torch_geometric.data import Data
-from torch_geometric.transforms import BaseTransform
 
+from hsa_geometric.builders._attach import attach, attribute
 from hsa_geometric.builders._bisection import check_options
 from hsa_geometric.builders.points import from_points
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.transforms._base import HierarchyTransform
 
 
-class PointHierarchy(BaseTransform):  # type: ignore[misc]
+class PointHierarchy(HierarchyTransform):
     r"""Give points the tree of their balanced bisection.
 
     Attributes are kept and :obj:`parent` is added; an earlier tree is replaced, with all that
@@ -37,40 +37,18 @@ class PointHierarchy(BaseTransform):  # type: ignore[misc]
     def __init__(
         self, method: str = "kd", *, branching: int = 8, leaf_size: int | None = None
     ) -> None:
-        self.leaf_size = check_options(method, branching, leaf_size)
+        check_options(method, branching, leaf_size)
         self.method = method
         self.branching = branching
+        self.leaf_size = leaf_size
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
-        check_pos(data)
         tree = from_points(
-            data.pos,
+            attribute(data, "pos"),
             method=self.method,
             branching=self.branching,
             leaf_size=self.leaf_size,
             batch=data.get("batch"),
         )
-        return with_tree(data, tree)
-
-    def __repr__(self) -> str:
-        return (
-            f"{self.__class__.__name__}({self.method!r}, branching={self.branching}, "
-            f"leaf_size={self.leaf_size})"
-        )
-
-
-def check_pos(data: Data) -> None:
-    """Coordinates are needed."""
-    if data.get("pos") is None:
-        raise ValueError(f"Expected 'data' to have 'pos' (got {data.keys()})")
-
-
-def with_tree(data: Data, tree: Hierarchy) -> Hierarchy:
-    """All that ``data`` has but an older tree, and the parents in ``tree``."""
-    kept = {
-        key: value for key, value in data.to_dict().items() if rows_of(key) not in ("tree", "inner")
-    }
-    out: Hierarchy = Hierarchy.from_dict({**kept, "parent": tree.parent})
-    out.validate()
-    return out
+        return attach(data, tree)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
-from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.transforms import BaseTransform
 
+from hsa_geometric.builders._attach import attach, attribute, check_sample, device_of
 from hsa_geometric.builders.sequences import from_markdown, from_sequence, from_text
 from hsa_geometric.builders.sequences._windows import as_windows
 from hsa_geometric.builders.sequences.from_text import Level, as_patterns
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.transforms._base import HierarchyTransform
 
 
-class SequenceHierarchy(BaseTransform):  # type: ignore[misc]
+class SequenceHierarchy(HierarchyTransform):
     r"""Put windows, or units of your own, above the nodes of a Data, taken as a sequence.
 
     Attributes are kept and :obj:`parent` is added; a tree that is there already is replaced. See
@@ -37,6 +34,7 @@ class SequenceHierarchy(BaseTransform):  # type: ignore[misc]
             nodes or an attribute.
 
     Example:
+        >>> import torch
         >>> transform = SequenceHierarchy(windows=(2, 4))
         >>> transform(Data(x=torch.rand(5, 8)))
         Hierarchy(leaves=5, nodes=9, depth=3, x=[5, 8])
@@ -63,6 +61,7 @@ class SequenceHierarchy(BaseTransform):  # type: ignore[misc]
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
+        check_sample(data)
         boundaries = None
         if self.boundaries is not None:
             boundaries = [attribute(data, name) for name in self.boundaries]
@@ -78,17 +77,8 @@ class SequenceHierarchy(BaseTransform):  # type: ignore[misc]
         )
         return attach(data, tree)
 
-    def __repr__(self) -> str:
-        options = {
-            "windows": self.windows,
-            "branching": self.branching,
-            "boundaries": self.boundaries,
-        }
-        given = [f"{name}={value}" for name, value in options.items() if value is not None]
-        return f"{self.__class__.__name__}({', '.join(given)})"
 
-
-class TextHierarchy(BaseTransform):  # type: ignore[misc]
+class TextHierarchy(HierarchyTransform):
     r"""Put sections, paragraphs and sentences above the tokens of a text.
 
     Attributes are kept; :obj:`parent`, :obj:`offset`, :obj:`tree_span` and :obj:`tree_kind` are
@@ -108,6 +98,7 @@ class TextHierarchy(BaseTransform):  # type: ignore[misc]
             attribute, or has rows for another number of tokens.
 
     Example:
+        >>> import torch
         >>> transform = TextHierarchy()
         >>> transform(Data(x=torch.rand(6, 8), text="Go on. Do not.")).parent
         tensor([6, 6, 6, 7, 7, 7, 8, 8, 8])
@@ -129,18 +120,15 @@ class TextHierarchy(BaseTransform):  # type: ignore[misc]
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
+        check_sample(data)
         tokens = None if self.tokens is None else attribute(data, self.tokens)
         tree = from_text(
             attribute(data, self.text), levels=self.levels, tokens=tokens, collapse=self.collapse
         )
         return attach(data, tree.to(device_of(data)))
 
-    def __repr__(self) -> str:
-        names = [level if isinstance(level, str) else level[0] for level in self.levels]
-        return f"{self.__class__.__name__}(levels={names})"
 
-
-class MarkdownHierarchy(BaseTransform):  # type: ignore[misc]
+class MarkdownHierarchy(HierarchyTransform):
     r"""Put sections, blocks and sentences above the tokens of a Markdown text.
 
     Attributes are kept; :obj:`parent`, :obj:`offset`, :obj:`tree_span` and :obj:`tree_kind` are
@@ -173,31 +161,7 @@ class MarkdownHierarchy(BaseTransform):  # type: ignore[misc]
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
+        check_sample(data)
         tokens = None if self.tokens is None else attribute(data, self.tokens)
         tree = from_markdown(attribute(data, self.text), tokens=tokens, collapse=self.collapse)
         return attach(data, tree.to(device_of(data)))
-
-
-def attach(data: Data, tree: Hierarchy) -> Hierarchy:
-    """All that ``data`` has but an older tree, and what ``tree`` has beyond it."""
-    if "batch" in data:
-        raise ValueError("Expected 'data' to be one sample (got a batch; transform its samples)")
-    kept = {
-        key: value for key, value in data.to_dict().items() if rows_of(key) not in ("tree", "inner")
-    }
-    out: Hierarchy = Hierarchy.from_dict({**tree.to_dict(), **kept})
-    out.validate()
-    return out
-
-
-def attribute(data: Data, name: str) -> Any:
-    """An attribute that must be there."""
-    if name not in data:
-        raise ValueError(f"Expected 'data' to have the attribute {name!r} (got {data.keys()})")
-    return data[name]
-
-
-def device_of(data: Data) -> torch.device:
-    """Device of the first tensor in it, or the CPU."""
-    tensors = (value for value in data.to_dict().values() if isinstance(value, Tensor))
-    return next((value.device for value in tensors), torch.device("cpu"))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from torch_geometric.data import Data
-from torch_geometric.transforms import BaseTransform
 
+from hsa_geometric.builders._attach import attach, attribute
 from hsa_geometric.builders.voxels import check_options, from_voxels
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.transforms.points import check_pos, with_tree
+from hsa_geometric.transforms._base import HierarchyTransform
 
 
-class VoxelHierarchy(BaseTransform):  # type: ignore[misc]
+class VoxelHierarchy(HierarchyTransform):
     r"""Give points the tree of the voxels they lie in: a quadtree or octree.
 
     Attributes are kept and :obj:`parent` is added; an earlier tree is replaced, with all that
@@ -39,10 +39,6 @@ class VoxelHierarchy(BaseTransform):  # type: ignore[misc]
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
-        check_pos(data)
-        tree = from_voxels(data.pos, size=self.size, levels=self.levels, batch=data.get("batch"))
-        return with_tree(data, tree)
-
-    def __repr__(self) -> str:
-        given = f"levels={self.levels}" if self.size is None else f"size={self.size}"
-        return f"{self.__class__.__name__}({given})"
+        pos = attribute(data, "pos")
+        tree = from_voxels(pos, size=self.size, levels=self.levels, batch=data.get("batch"))
+        return attach(data, tree)

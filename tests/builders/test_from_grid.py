@@ -120,8 +120,8 @@ def test_positions_of_the_caller_stay():
     [
         (4, {}, TypeError, r"'shape' to be a sequence \(got int\)"),
         ((), {}, ValueError, r"'shape' to have at least one axis \(got none\)"),
-        ((4, 0), {}, ValueError, r"'shape' to be positive \(got shape\[1\] = 0\)"),
-        ((4, 2.0), {}, TypeError, r"'shape' to hold integers \(got float at axis 1\)"),
+        ((4, 0), {}, ValueError, r"'shape\[1\]' to be at least 1 \(got 0\)"),
+        ((4, 2.0), {}, TypeError, r"'shape\[1\]' to be an integer \(got float\)"),
         ((4, 4), {"batch_size": 0}, ValueError, r"'batch_size' to be at least 1 \(got 0\)"),
         ((4, 4), {"batch_size": 1.0}, TypeError, r"'batch_size' .* \(got float\)"),
         ((4, 4), {"branching": 1}, ValueError, r"'branching' to be at least 2 \(got \(1, 1\)\)"),

@@ -143,6 +143,7 @@ def test_without_heights_the_number_of_leaves_is_the_height():
 
 def test_one_observation_is_a_tree_of_one_leaf():
     for options in ({}, {"heights": [1.0]}, {"num_clusters": [1, 5]}):
+        assert from_linkage([], **options).parent.tolist() == [0]
         h = from_linkage(np.empty((0, 4)), x=torch.rand(1, 2), **options)
         assert h.parent.tolist() == [0] and h.inner_height.shape == (0,)
     assert to_linkage(h).shape == (0, 4)
@@ -170,7 +171,6 @@ def row(i, j, value):
         ("ab", {}, TypeError, "'Z' to be a matrix of numbers"),
         ([[0, 1], [2]], {}, TypeError, "'Z' to be a matrix of numbers"),
         (torch.zeros(1, 4, dtype=torch.cfloat), {}, TypeError, "'Z' to hold real numbers"),
-        ([], {}, ValueError, r"'Z' to have 4 columns .* \(got shape \[0\]\)"),
         (torch.zeros(3, 3), {}, ValueError, r"'Z' to have 4 columns .* \(got shape \[3, 3\]\)"),
         (row(2, 2, np.nan), {}, ValueError, r"'Z' to hold no NaN \(got Z\[2, 2\] = nan\)"),
         (row(1, 0, 2.5), {}, ValueError, r"'Z' to join integer ids \(got Z\[1, 0\] = 2.5\)"),
@@ -187,6 +187,8 @@ def row(i, j, value):
         (row(2, 3, 3), {}, ValueError, r"row 2 of 'Z' to count the 4 leaves .* Z\[2, 3\] = 3\)"),
         (Z, {"heights": [1], "num_clusters": [2]}, ValueError, "'heights' or 'num_clusters'"),
         (Z, {"heights": [1.0, np.nan]}, ValueError, "'heights' to hold no NaN"),
+        (Z, {"heights": 1.0}, TypeError, r"'heights' to be a list of numbers \(got 1.0\)"),
+        (Z, {"num_clusters": 0}, TypeError, r"'num_clusters' to be a list of integers \(got 0\)"),
         (Z, {"num_clusters": [0]}, ValueError, r"'num_clusters' to hold positive .* \(got 0\)"),
         (Z, {"num_clusters": [2.0]}, TypeError, r"'num_clusters' to hold integers \(got 2.0\)"),
         (Z, {"x": torch.rand(4, 1)}, ValueError, r"'x' .* the 5 leaves \(got 4 rows\)"),
@@ -245,8 +247,25 @@ def test_children_by_hand():
     assert from_children([[0, 2]], 4, x=torch.rand(4, 1)).parent.tolist() == [4, 5, 4, 5, 5, 5]
     assert from_children(np.empty((0, 2), dtype=int), 3).parent.tolist() == [3, 3, 3, 3]
     assert from_children(np.empty((0, 2))).parent.tolist() == [0]
+    assert from_children([], 2).parent.tolist() == [2, 2, 2]
     h = from_children(torch.tensor([[0, 1]]), distances=[2])
     assert h.inner_height.dtype == torch.float32
+
+
+@given(linkages(), st.integers(0, 11), st.integers(0, 3))
+@settings(max_examples=50, deadline=None)
+def test_clusterings_that_stop_anywhere_are_one_valid_tree(matrix, stop, unmerged):
+    merges = matrix[:, :2].astype(int)
+    n = len(merges) + 1 + unmerged
+    merges = np.where(merges > len(matrix), merges + unmerged, merges)[:stop]
+    h = from_children(merges, n, distances=np.arange(len(merges)))
+    assert h.validate() and h.num_trees == 1
+    assert torch.equal(h.tree.leaf_ids, torch.arange(n))
+    whole = len(merges) == n - 1
+    assert h.num_tree_nodes == n + len(merges) + (not whole)
+    for i, pair in enumerate(merges.tolist()):
+        assert h.parent[pair].tolist() == [n + i] * 2 and h.inner_height[i] == i
+    assert whole or h.inner_height[-1] == np.inf
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyvista import examples
 from torch_geometric.data import Batch, Data
-from torch_geometric.loader import DataLoader
 
 from hsa_geometric.builders.mesh import from_mesh
 from hsa_geometric.builders.points import from_points
@@ -248,14 +247,6 @@ def test_masses_of_a_data_are_kept_on_demand_only():
     assert from_mesh(data, mass=None).mass is data.mass
 
 
-def test_meshes_batch_in_a_data_loader():
-    data = [from_mesh(trimesh.creation.box()), from_mesh((SQUARE, HALVES)), from_mesh(SQUARE_MESH)]
-    batch = next(iter(DataLoader(data, batch_size=3)))
-    assert batch.validate() and batch.num_trees == 3
-    assert batch.face.max() == batch.num_nodes - 1 == 15
-    assert torch.equal(batch.mass, torch.cat([h.mass for h in data]))
-
-
 SQUARE_MESH = pyvista.PolyData(SQUARE, faces=vtk_faces([[0, 1, 2, 3]]))
 POS, FACE = torch.from_numpy(SQUARE), torch.from_numpy(HALVES)
 
@@ -287,10 +278,10 @@ POS, FACE = torch.from_numpy(SQUARE), torch.from_numpy(HALVES)
             r"'mesh.pos' to have 3 coordinates \(got 2\)",
         ),
         (
-            Batch.from_data_list([Data(pos=POS, face=FACE.t())]),
+            Batch.from_data_list([Data(pos=POS, face=FACE.t())] * 2),
             {},
             ValueError,
-            r"'mesh' to be one mesh \(got a batch",
+            r"'mesh' to be one sample \(got a batch",
         ),
         (pyvista.PolyData(), {}, ValueError, r"'mesh.points' to hold at least one vertex"),
         (pyvista.PolyData(SQUARE), {}, ValueError, r"faces or volume cells \(got none\)"),

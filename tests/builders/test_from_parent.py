@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch_geometric.data import Batch
 
 from hsa_geometric.builders import from_parent
 from hsa_geometric.data import Hierarchy
+from hsa_geometric.testing import forests
 
 PARENT = [3, 3, 4, 4, 4]
 
@@ -73,6 +76,17 @@ def test_leaf_data_of_every_sort_is_taken():
     assert h.validate()
     assert h.x.shape == (3, 1) and h.y.tolist() == [0.5] and h.name == "aspirin"
     assert from_parent([2, 3, 2, 3], y=torch.rand(2, 1)).num_trees == 2
+
+
+@given(forests(), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_every_forest_is_valid_whatever_its_ids_and_the_mark_of_its_roots(parent, marked):
+    roots = parent == torch.arange(parent.numel())
+    given_parent = torch.where(roots, -1, parent) if marked else parent
+    leaves = torch.bincount(parent[~roots], minlength=parent.numel()) == 0
+    h = from_parent(given_parent, x=leaves.nonzero().view(-1))
+    assert h.validate() and torch.equal(h.parent, parent)
+    assert h.num_trees == roots.sum() and torch.equal(h.tree.leaf_ids, h.x)
 
 
 @pytest.mark.parametrize(

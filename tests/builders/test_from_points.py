@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch_geometric.loader import DataLoader
 
 from benchmarks.builders import table
 from hsa_geometric.builders.points import from_points
@@ -226,17 +225,6 @@ def test_positions_may_need_gradients():
     pos = torch.rand(9, 2, requires_grad=True)
     h = from_points(pos, method="pca", branching=2)
     assert h.pos is pos and not h.parent.requires_grad
-
-
-def test_trees_of_many_sizes_batch_in_a_data_loader():
-    generator = torch.Generator().manual_seed(0)
-    data = [from_points(torch.rand(n, 3, generator=generator)) for n in (1, 5, 9, 70)]
-    batch = next(iter(DataLoader(data, batch_size=4)))
-    assert batch.validate() and batch.num_trees == 4
-    assert batch.tree.num_nodes == sum(h.num_tree_nodes for h in data)
-    assert [
-        torch.equal(a.parent, b.parent) for a, b in zip(batch.to_data_list(), data, strict=True)
-    ]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_geometric.loader import DataLoader
 
 from hsa_geometric.builders.voxels import from_voxels
 from hsa_geometric.functional import clusters_at
@@ -138,16 +137,6 @@ def test_any_floating_point_type(dtype):
     h = from_voxels(pos.to(dtype), size=2)
     assert h.pos.dtype == dtype
     assert torch.equal(h.parent, from_voxels(pos, size=2).parent)
-
-
-def test_trees_of_many_depths_batch_in_a_data_loader():
-    generator = torch.Generator().manual_seed(0)
-    data = [from_voxels(torch.rand(n, 2, generator=generator), size=0.2) for n in (1, 2, 40)]
-    batch = next(iter(DataLoader(data, batch_size=3)))
-    assert batch.validate() and batch.num_trees == 3
-    assert [
-        torch.equal(a.parent, b.parent) for a, b in zip(batch.to_data_list(), data, strict=True)
-    ]
 
 
 LINE = torch.tensor([[0.0], [1.0]])

@@ -1,5 +1,6 @@
 import copy
 
+import networkx as nx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
-from hsa_geometric.builders import from_parent
+from hsa_geometric.builders import from_networkx, from_parent, to_networkx
 from hsa_geometric.surgery import rebalance
 from hsa_geometric.testing import (
     ZOO,
@@ -260,15 +261,28 @@ def test_positions_within_families_are_not_left_wrong():
 
 
 def test_what_has_no_row_for_a_new_node_is_named():
-    import networkx as nx
-
-    from hsa_geometric.builders import from_networkx
-
-    h = from_networkx(nx.DiGraph([("r", i) for i in range(4)]))
-    with pytest.raises(ValueError, match=r"'tree_names' to be a tensor.*del h\['tree_names'\]"):
+    h = from_parent([4, 4, 4, 4, 4])
+    h.tree_label = ["a", "b", "c", "d", "r"]
+    with pytest.raises(ValueError, match=r"'tree_label' to be a tensor.*del h\['tree_label'\]"):
         rebalance(h, max_branching=2)
+
+
+def test_new_nodes_of_a_named_tree_get_names_of_their_own():
     h = from_networkx(nx.DiGraph([("r", "a"), ("a", "b"), ("b", "c"), ("b", "d")]))
     assert rebalance(h, max_depth=1).tree_names.names == ["c", "d", "r"]
+    G = nx.DiGraph([("r", "abcdefgh"[i]) for i in range(8)], title="star")
+    once = rebalance(from_networkx(G), max_branching=4)
+    assert once.tree_names.names == [*"abcdefgh", "r", *(("r", i) for i in range(1, 5))]
+    twice = rebalance(once, max_branching=2)
+    assert twice.validate() and twice.tree_names.names[:13] == once.tree_names.names
+    H = to_networkx(twice)
+    assert len(H) == twice.num_tree_nodes == 15 and H.graph == {"title": "star"}
+    assert [v for v in H if H.out_degree(v) == 0] == [*"abcdefgh"]
+
+    batch = Batch.from_data_list([from_networkx(G), h])
+    out = rebalance(batch, max_branching=4)
+    assert [r.names for r in out.tree_names] == [once.tree_names.names, h.tree_names.names]
+    assert out.get_example(0).tree_names == once.tree_names
 
 
 @pytest.mark.parametrize(

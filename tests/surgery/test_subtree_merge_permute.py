@@ -1,12 +1,13 @@
 import copy
 
+import networkx as nx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Batch, Data
 
-from hsa_geometric.builders import from_clusters, from_networkx, from_parent
+from hsa_geometric.builders import from_clusters, from_networkx, from_parent, to_networkx
 from hsa_geometric.functional import hierarchical_attention
 from hsa_geometric.surgery import collapse_chains, merge, permute_leaves, subtree
 from hsa_geometric.testing import attention_inputs, forests, zoo
@@ -120,8 +121,6 @@ def test_a_subtree_of_a_forest_takes_the_row_of_its_tree():
 
 
 def test_a_subtree_keeps_the_names_of_its_nodes():
-    import networkx as nx
-
     h = from_networkx(nx.DiGraph([("r", "a"), ("r", "b"), ("a", "c"), ("a", "d")]))
     assert subtree(h, h.tree_names.names.index("a")).tree_names.names == ["c", "d", "a"]
 
@@ -257,9 +256,36 @@ def test_the_new_root_needs_its_rows():
         merge([h, h])
     with pytest.raises(ValueError, match=r"'inner_x' in 'root' to have shape \[\] \(got \[2\]\)"):
         merge([h, h], root={"inner_x": [1, 2], "tree_kind": 0})
-    named = from_networkx(__import__("networkx").DiGraph([("r", "a"), ("r", "b")]))
-    with pytest.raises(ValueError, match="'tree_names' to be a tensor"):
-        merge([named, named])
+    h = from_parent([1, 1])
+    h.tree_label = ["a", "r"]
+    with pytest.raises(ValueError, match="'tree_label' to be a tensor"):
+        merge([h, h])
+
+
+def test_named_trees_merge_and_keep_their_names():
+    one = from_networkx(nx.DiGraph([("r", "a"), ("r", "b")]))
+    other = from_networkx(nx.DiGraph([("r", "a")]))
+    h = merge([one, other], root={"tree_names": "top"})
+    assert set(to_networkx(h).edges) == {
+        ((0, "r"), (0, "a")),
+        ((0, "r"), (0, "b")),
+        ((1, "r"), (1, "a")),
+        ("top", (0, "r")),
+        ("top", (1, "r")),
+    }
+    with pytest.raises(ValueError, match=r"row of \['tree_names'\] \(got \[\]\)"):
+        merge([one, other])
+
+
+def test_names_follow_permuted_leaves_also_in_a_batch():
+    G = nx.DiGraph([("r", "a"), ("r", "s"), ("s", "b"), ("s", "c")])
+    h = from_networkx(G)
+    out = permute_leaves(h, [2, 0, 1])
+    assert out.tree_names.names == ["c", "a", "b", "r", "s"]
+    assert set(to_networkx(out).edges) == set(G.edges)
+    batch = permute_leaves(Batch.from_data_list([h, h]), [0, 1, 2, 5, 3, 4])
+    assert batch.get_example(0).tree_names == h.tree_names
+    assert batch.get_example(1).tree_names == out.tree_names
 
 
 # Permuting ####################################################################################

@@ -1,13 +1,12 @@
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import linkage
 from torch_geometric.data import Batch, Data
-from torch_geometric.loader import DataLoader
-from torch_geometric.transforms import Compose
 
-from hsa_geometric.builders import from_parent
 from hsa_geometric.builders.linkage import from_linkage
 from hsa_geometric.data import Hierarchy
 from hsa_geometric.transforms.linkage import LinkageHierarchy
@@ -46,15 +45,6 @@ def test_any_attribute_can_be_clustered():
     assert h.inner_height.dtype == torch.float32 and h.x.dtype == torch.int64
 
 
-def test_a_tree_that_was_there_is_replaced():
-    h = from_parent(
-        [4] * 5, pos=torch.rand(4, 2), tree_kind=[0] * 5, inner_size=[1.0], mass=[1.0] * 4
-    )
-    new = LinkageHierarchy()(h)
-    assert new.num_tree_nodes == 7 and "tree_kind" not in new and "inner_size" not in new
-    assert new.mass is h.mass and h.num_tree_nodes == 5
-
-
 @given(st.integers(1, 12), st.integers(0, 99), st.booleans(), st.sampled_from([None, [3], [4, 2]]))
 @settings(max_examples=40, deadline=None)
 def test_every_cloud_gets_a_valid_tree_duplicates_too(n, seed, duplicates, num_clusters):
@@ -68,17 +58,6 @@ def test_every_cloud_gets_a_valid_tree_duplicates_too(n, seed, duplicates, num_c
         assert h.depth <= len(num_clusters) + 1
 
 
-def test_samples_of_a_loader_keep_their_trees():
-    clouds = [cloud(n, seed=n) for n in (5, 1, 8)]
-    transform = Compose([LinkageHierarchy(num_clusters=[3])])
-    trees = [transform(data) for data in clouds]
-    batch = next(iter(DataLoader(trees, batch_size=3)))
-    assert isinstance(batch, Batch) and batch.validate() and batch.num_trees == 3
-    for i, h in enumerate(trees):
-        assert torch.equal(batch.get_example(i).parent, h.parent)
-    assert batch.y.tolist() == [5, 1, 8]
-
-
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
@@ -86,6 +65,7 @@ def test_samples_of_a_loader_keep_their_trees():
         ({"heights": [1], "num_clusters": [2]}, ValueError, "'heights' or 'num_clusters'"),
         ({"heights": [float("nan")]}, ValueError, "'heights' to hold no NaN"),
         ({"num_clusters": [0]}, ValueError, "'num_clusters' to hold positive numbers"),
+        ({"metric": "cosine"}, ValueError, "metric='euclidean' for method='ward'"),
         ({"num_clusters": [1.5]}, TypeError, "'num_clusters' to hold integers"),
     ],
 )
@@ -97,12 +77,12 @@ def test_bad_options_are_named_at_once(options, error, match):
 @pytest.mark.parametrize(
     ("data", "error", "match"),
     [
-        (Data(x=torch.rand(3, 1)), ValueError, r"'data' to hold a tensor 'pos' \(got NoneType\)"),
+        (Data(x=torch.rand(3, 1)), ValueError, r"'data' to have 'pos' \(got \['x'\]\)"),
         (Data(pos=torch.rand(3)), ValueError, r"'pos' to be two-dimensional \(got 1 dimensions\)"),
-        (Data(pos=torch.rand(0, 2)), ValueError, r"'pos' .* rows and columns \(got shape \[0, 2\]"),
-        (Data(pos=torch.rand(2, 0)), ValueError, r"'pos' .* rows and columns \(got shape \[2, 0\]"),
-        (Data(pos=torch.ones(2, 1) * 1j), TypeError, "'pos' to hold real numbers"),
-        (Data(pos=torch.tensor([[0.0], [torch.nan]])), ValueError, r"finite .* pos\[1, 0\] = nan"),
+        (Data(pos=torch.rand(0, 2)), ValueError, r"'pos' .* one row .*\(got shape \[0, 2\]"),
+        (Data(pos=torch.rand(2, 0)), ValueError, r"'pos' .* one coordinate \(got shape \[2, 0\]"),
+        (Data(pos=torch.ones(2, 1) * 1j), TypeError, "'pos' to hold floating-point numbers"),
+        (Data(pos=torch.tensor([[0.0], [torch.nan]])), ValueError, r"finite .*pos\[1\] = \[nan\]"),
         (Batch.from_data_list([cloud(2), cloud(2)]), ValueError, "'data' to be one sample"),
         (cloud(2, mass=torch.ones(3)), ValueError, r"'mass' .* the 2 leaves \(got 3 rows\)"),
         (cloud(2, tree_kind=torch.ones(2)), ValueError, r"'tree_kind' .* the 3 nodes \(got 2 rows"),
@@ -115,8 +95,13 @@ def test_bad_samples_are_named(data, error, match):
 
 
 def test_the_options_are_shown():
-    assert repr(LinkageHierarchy()) == "LinkageHierarchy('ward', 'euclidean', attr='pos')"
+    assert repr(LinkageHierarchy()) == "LinkageHierarchy()"
     assert repr(LinkageHierarchy("single", "cosine", attr="x", num_clusters=[8, 2])) == (
-        "LinkageHierarchy('single', 'cosine', attr='x', num_clusters=[8, 2])"
+        "LinkageHierarchy(method='single', metric='cosine', attr='x', num_clusters=[8, 2])"
     )
-    assert repr(LinkageHierarchy(heights=[1])).endswith("heights=[1.0])")
+
+
+def test_scipy_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.cluster.hierarchy", None)
+    with pytest.raises(ImportError, match=r"needs SciPy: pip install 'hsa_geometric\[clusters\]'"):
+        LinkageHierarchy()(cloud(3))

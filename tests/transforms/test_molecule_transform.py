@@ -18,17 +18,6 @@ def graphs():
     return out
 
 
-def test_it_is_the_builder_and_leaves_the_graph_alone():
-    for data in graphs():
-        keys = set(data.keys())
-        h = MoleculeHierarchy(LEVELS)(data)
-        assert h.validate()
-        assert torch.equal(h.parent, from_molecule(data, levels=LEVELS).parent)
-        assert set(h.keys()) == keys | {"parent", "tree_kind"}
-        assert all(h[key] is data[key] for key in keys)
-        assert set(data.keys()) == keys
-
-
 class Molecules(InMemoryDataset):
     processed_file_names = "data.pt"
 
@@ -54,14 +43,10 @@ def test_a_dataset_of_molecules_loads_in_batches(tmp_path, when):
 
 
 def test_it_shows_its_levels():
-    assert repr(MoleculeHierarchy(LEVELS)) == "MoleculeHierarchy(levels=['scaffold', 'rings'])"
+    assert repr(MoleculeHierarchy()) == "MoleculeHierarchy()"
+    assert repr(MoleculeHierarchy(LEVELS)) == "MoleculeHierarchy(levels=('scaffold', 'rings'))"
 
 
 def test_bad_levels_are_named_at_once():
     with pytest.raises(ValueError, match=r"'levels' to be among .* \(got 'ring'\)"):
         MoleculeHierarchy(["ring"])
-
-
-def test_a_batch_is_refused():
-    with pytest.raises(TypeError, match="a list, as in a batch"):
-        MoleculeHierarchy()(Batch.from_data_list(graphs()))

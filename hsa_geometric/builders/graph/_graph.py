@@ -13,8 +13,10 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import coalesce
 
-from hsa_geometric.builders.clusters import _as_batch
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.builders._attach import attribute, carried
+from hsa_geometric.builders._ids import as_batch
+from hsa_geometric.functional.edges import check_edge_index, check_range, check_samples
+from hsa_geometric.functional.options import check_integer
 
 Weights: TypeAlias = "Tensor | Sequence[float] | np.ndarray[Any, Any]"
 
@@ -67,24 +69,19 @@ def read_graph(
     num_nodes: int | None,
     batch: Any,
     leaf_data: Mapping[str, Any],
-) -> tuple[Graph, dict[str, Any]]:
-    """The graph, and the attributes which the hierarchy takes over from it."""
+) -> tuple[Graph, Data]:
+    """The graph, and the Data whose attributes the hierarchy takes over."""
     if isinstance(graph, Data):
-        carried = {k: v for k, v in graph.to_dict().items() if rows_of(k) not in ("tree", "inner")}
-        if carried.get("edge_index") is None:
-            raise ValueError(
-                "Expected 'graph' to have 'edge_index' (got none; without edges it is of shape "
-                "[2, 0])"
-            )
-        batch = carried.get("batch") if batch is None else batch
+        data = graph
+        batch = data.get("batch") if batch is None else batch
         if num_nodes is None:
             with warnings.catch_warnings():  # where PyG has to guess, it warns
                 warnings.simplefilter("ignore")
                 num_nodes = graph.num_nodes
     elif isinstance(graph, Tensor):
-        carried = {"edge_index": graph}
+        data = Data(edge_index=graph)
     elif hasattr(graph, "nodes") and hasattr(graph, "edges") and hasattr(graph, "is_directed"):
-        carried = _from_networkx(graph)
+        data = Data.from_dict(_from_networkx(graph))
         num_nodes = graph.number_of_nodes() if num_nodes is None else num_nodes
     else:
         raise TypeError(
@@ -92,28 +89,27 @@ def read_graph(
             f"(got {type(graph).__name__})"
         )
 
-    edge_index = check_edge_index(carried["edge_index"])
+    edge_index = check_edge_index(attribute(data, "edge_index", "graph"))
     num_nodes = _count_nodes(edge_index, num_nodes, {"batch": batch, **leaf_data})
     check_range(edge_index, num_nodes)
     name = "edge_weight"
     if edge_weight is None:
-        edge_weight = carried.get("edge_weight")
+        edge_weight = data.get("edge_weight")
     if edge_weight is None:
-        attr = carried.get("edge_attr")
+        attr = data.get("edge_attr")
         if isinstance(attr, Tensor) and (attr.dim() == 1 or attr.shape[1:] == (1,)):
             edge_weight, name = attr.reshape(-1), "edge_attr"
     weight = _check_weight(edge_weight, edge_index, name)
 
     sample = torch.zeros(num_nodes, dtype=torch.long, device=edge_index.device)
     if batch is not None:
-        sample = _as_batch(batch, num_nodes).to(sample.device)
-        carried["batch"] = sample
+        sample = as_batch(batch, num_nodes).to(sample.device)
         check_samples(edge_index, sample)
 
     kept = (edge_index[0] != edge_index[1]) & (weight > 0)
     edge_index, _ = edge_index[:, kept].sort(dim=0)
     edge_index, weight = coalesce(edge_index, weight[kept], num_nodes)
-    return Graph(edge_index, weight, sample, {**carried, **leaf_data}), carried
+    return Graph(edge_index, weight, sample, {**carried(data), **leaf_data}), data
 
 
 def _from_networkx(G: Any) -> dict[str, Any]:
@@ -133,20 +129,6 @@ def _from_networkx(G: Any) -> dict[str, Any]:
     return out
 
 
-def check_edge_index(edge_index: Any) -> Tensor:
-    """An integer tensor ``[2, E]``."""
-    if not isinstance(edge_index, Tensor):
-        raise TypeError(f"Expected 'edge_index' to be a tensor (got {type(edge_index).__name__})")
-    if edge_index.dim() != 2 or edge_index.size(0) != 2:
-        raise ValueError(
-            f"Expected 'edge_index' to be of shape [2, E] (got {list(edge_index.shape)})"
-        )
-    dtype = edge_index.dtype
-    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
-        raise TypeError(f"Expected 'edge_index' to hold integers (got {dtype})")
-    return edge_index.detach().long()
-
-
 def _count_nodes(edge_index: Tensor, num_nodes: int | None, rows: Mapping[str, Any]) -> int:
     """What was said, or the rows of node attributes, or one more than the highest id."""
     if num_nodes is None:
@@ -156,25 +138,13 @@ def _count_nodes(edge_index: Tensor, num_nodes: int | None, rows: Mapping[str, A
                 break
         else:
             num_nodes = int(edge_index.max()) + 1 if edge_index.numel() else 0
-    if not isinstance(num_nodes, int) or isinstance(num_nodes, bool):
-        raise TypeError(f"Expected 'num_nodes' to be an integer (got {type(num_nodes).__name__})")
+    check_integer(num_nodes, "num_nodes")
     if num_nodes < 1:
         raise ValueError(
             f"Expected 'graph' to hold at least one node (got {num_nodes}; a graph without edges "
             "needs 'num_nodes')"
         )
     return num_nodes
-
-
-def check_range(edge_index: Tensor, num_nodes: int) -> None:
-    """Ids of nodes that there are."""
-    outside = ((edge_index < 0) | (edge_index >= num_nodes)).any(0)
-    if outside.any():
-        edge = int(outside.nonzero()[0])
-        raise ValueError(
-            f"Expected 'edge_index' to hold node ids in [0, {num_nodes - 1}] "
-            f"(got edge {edge} between {int(edge_index[0, edge])} and {int(edge_index[1, edge])})"
-        )
 
 
 def _check_weight(weight: Weights | None, edge_index: Tensor, name: str) -> Tensor:
@@ -197,15 +167,3 @@ def _check_weight(weight: Weights | None, edge_index: Tensor, name: str) -> Tens
             f"(got {name}[{edge}] = {weight[edge].item()})"
         )
     return weight.to(device, torch.float64)
-
-
-def check_samples(edge_index: Tensor, sample: Tensor) -> None:
-    """No edge between two samples."""
-    apart = sample[edge_index[0]] != sample[edge_index[1]]
-    if apart.any():
-        edge = int(apart.nonzero()[0])
-        u, v = edge_index[:, edge].tolist()
-        raise ValueError(
-            f"Expected 'edge_index' to join nodes of one sample (got edge {edge} between node {u} "
-            f"of sample {int(sample[u])} and node {v} of sample {int(sample[v])})"
-        )

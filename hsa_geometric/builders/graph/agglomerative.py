@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsa_geometric.builders.graph._checks import check_choice
 from hsa_geometric.builders.graph._graph import Graph
 from hsa_geometric.builders.graph._parts import components_of, parts_of
+from hsa_geometric.functional.options import check_choice
 
 LINKAGES = ("ward", "average", "complete", "single")
 
 
 def agglomerative(graph: Graph, *, linkage: str = "ward", features: str | None = None) -> Tensor:
     """Forest of binary trees: the order in which neighbours merge."""
-    check_choice("linkage", linkage, LINKAGES)
+    check_choice(linkage, "linkage", LINKAGES)
     try:
         from sklearn.cluster import AgglomerativeClustering
     except ImportError as error:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsa_geometric.builders.graph._checks import check_choice, check_int, check_positive
 from hsa_geometric.builders.graph._forest import stack
 from hsa_geometric.builders.graph._graph import Graph
 from hsa_geometric.builders.graph._parts import components_of, parts_of
+from hsa_geometric.functional.options import check_choice, check_integer, check_positive
 
 ALGORITHMS = ("louvain", "greedy_modularity")
 
@@ -21,9 +21,9 @@ def communities(
     graph: Graph, *, algorithm: str = "louvain", resolution: float = 1.0, seed: int = 0
 ) -> Tensor:
     """Forest of communities, nested for Louvain, below the connected components."""
-    check_choice("algorithm", algorithm, ALGORITHMS)
-    check_positive("resolution", resolution)
-    check_int("seed", seed, least=0)
+    check_choice(algorithm, "algorithm", ALGORITHMS)
+    check_positive(resolution, "resolution")
+    check_integer(seed, "seed", 0)
     adjacency = graph.adjacency()
     import networkx as nx
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from hsa_geometric.builders._attach import attach
 from hsa_geometric.builders._ids import Ids
 from hsa_geometric.builders.from_parent import from_parent
-from hsa_geometric.builders.graph._checks import check_choice
 from hsa_geometric.builders.graph._forest import join
 from hsa_geometric.builders.graph._graph import Weights, read_graph
 from hsa_geometric.builders.graph.agglomerative import agglomerative
@@ -20,6 +20,7 @@ from hsa_geometric.builders.graph.matching import matching
 from hsa_geometric.builders.graph.metis import metis
 from hsa_geometric.builders.graph.spectral import spectral
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.functional.options import check_choice
 
 # Each turns a Graph into a forest, nodes first, in which each component is a tree. What it takes
 # beside the graph are its options.
@@ -39,7 +40,7 @@ def check_options(method: str, options: Iterable[str]) -> None:
     Raises:
         ValueError: listing the choices.
     """
-    check_choice("method", method, list(METHODS))
+    check_choice(method, "method", METHODS)
     taken = list(inspect.signature(METHODS[method]).parameters)[1:]
     for name in options:
         if name not in taken:
@@ -127,8 +128,9 @@ def from_graph(
         seed: of chance where it decides; the same seed gives the same tree. (default: 0)
         two_hop: whether neighbours of a neighbour may be paired. (default: True)
         branching: parts a part is cut into, at least 2. (default: 8)
-        leaf_size: parts of at most that many nodes, at least 1, become families, and so do those of
-            at most :obj:`branching` (two for ``spectral``). (default: 8)
+        leaf_size: parts of at most that many nodes, at least 2, become families, and so do those of
+            at most :obj:`branching`, or two for ``spectral``. (default: :obj:`branching`; 8 for
+            ``spectral``)
         algorithm: ``'louvain'`` or ``'greedy_modularity'``. (default: ``'louvain'``)
         resolution: above 1 for more communities, below for fewer. (default: 1.0)
         linkage: ``'ward'``, ``'average'``, ``'complete'`` or ``'single'``. (default: ``'ward'``)
@@ -171,11 +173,8 @@ def from_graph(
     options = {name: value for name, value in options.items() if value is not None}
     check_options(method, options)
 
-    read, carried = read_graph(graph, edge_weight, num_nodes, batch, leaf_data)
+    read, data = read_graph(graph, edge_weight, num_nodes, batch, leaf_data)
     parent = join(METHODS[method](read, **options), read.sample)
-    hierarchy = from_parent(parent, **leaf_data)
-    for key, value in carried.items():
-        if key not in leaf_data:
-            setattr(hierarchy, key, value)
-    hierarchy.validate()
-    return hierarchy
+    if batch is not None:
+        leaf_data["batch"] = read.sample
+    return attach(data, from_parent(parent, **leaf_data), leaf_data)

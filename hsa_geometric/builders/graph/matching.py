@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
-from hsa_geometric.builders.graph._checks import check_bool, check_int
 from hsa_geometric.builders.graph._forest import stack
 from hsa_geometric.builders.graph._graph import Graph
+from hsa_geometric.functional.options import check_bool, check_integer
 
 # An adversarial order of weights could match one pair a round; so weights decide in so many
 # rounds, and chance in the rest, of which there are O(log N).
@@ -18,8 +18,8 @@ _MASK = 0x7FFFFFFF
 
 def matching(graph: Graph, *, seed: int = 0, two_hop: bool = True) -> Tensor:
     """Forest of a multilevel matching: each level joins nodes in twos, rarely up to fours."""
-    check_int("seed", seed, least=0)
-    check_bool("two_hop", two_hop)
+    check_integer(seed, "seed", 0)
+    check_bool(two_hop, "two_hop")
     edge_index, weight, sample = graph.edge_index, graph.weight, graph.sample
     size = torch.ones(graph.num_nodes, dtype=torch.float64, device=sample.device)
     levels: list[Tensor] = []

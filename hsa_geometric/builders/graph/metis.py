@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from hsa_geometric.builders.graph._checks import check_int
 from hsa_geometric.builders.graph._graph import Graph
 from hsa_geometric.builders.graph._parts import Labels, cut_down
+from hsa_geometric.functional.options import check_integer
 
 
-def metis(graph: Graph, *, branching: int = 8, leaf_size: int = 8, seed: int = 0) -> Tensor:
+def metis(
+    graph: Graph, *, branching: int = 8, leaf_size: int | None = None, seed: int = 0
+) -> Tensor:
     """Forest of recursive METIS partitions."""
-    check_int("branching", branching, least=2)
-    check_int("leaf_size", leaf_size, least=1)
-    check_int("seed", seed, least=0)
+    check_integer(branching, "branching", 2)
+    leaf_size = branching if leaf_size is None else leaf_size
+    check_integer(leaf_size, "leaf_size", 2)
+    check_integer(seed, "seed", 0)
     try:
         import pymetis  # noqa: F401
     except ImportError as error:

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from hsa_geometric.builders.graph._checks import check_int
 from hsa_geometric.builders.graph._graph import Graph
 from hsa_geometric.builders.graph._parts import Labels, cut_down
+from hsa_geometric.functional.options import check_integer
 
 DENSE = 64  # up to here LAPACK is the fastest
 
 
 def spectral(graph: Graph, *, leaf_size: int = 8) -> Tensor:
     """Forest of recursive spectral bisections."""
-    check_int("leaf_size", leaf_size, least=1)
+    check_integer(leaf_size, "leaf_size", 2)
     return cut_down(graph, _split, branching=2, leaf_size=leaf_size)
 
 

@@ -13,7 +13,7 @@ from hsa_geometric.builders.molecules.from_molecule import check_mol
 from hsa_geometric.builders.molecules.levels import check_levels, find_levels
 
 
-def atom_groups(mol: Any, *, levels: Iterable[str] = ("brics", "rings")) -> Tensor:
+def atom_groups(molecule: Any, *, levels: Iterable[str] = ("brics", "rings")) -> Tensor:
     r"""Label each atom with its group at each level.
 
     These are the groups of which :func:`~hsa_geometric.builders.molecules.from_molecule` makes a
@@ -21,7 +21,7 @@ def atom_groups(mol: Any, *, levels: Iterable[str] = ("brics", "rings")) -> Tens
     a tree in which every atom has a node at every level (see the example).
 
     Args:
-        mol: an RDKit molecule, sanitized.
+        molecule: an RDKit molecule, sanitized.
         levels: as for :func:`~hsa_geometric.builders.molecules.from_molecule`.
 
     Shapes:
@@ -45,9 +45,9 @@ def atom_groups(mol: Any, *, levels: Iterable[str] = ("brics", "rings")) -> Tens
         Hierarchy(leaves=10, nodes=19, depth=3)
     """
     names = check_levels(levels)
-    check_mol(mol, import_chem("atom_groups"))
-    labels = torch.empty(len(names), mol.GetNumAtoms(), dtype=torch.long)
-    for row, level in zip(labels, find_levels(mol, names), strict=True):
+    check_mol(molecule, import_chem("atom_groups"))
+    labels = torch.empty(len(names), molecule.GetNumAtoms(), dtype=torch.long)
+    for row, level in zip(labels, find_levels(molecule, names), strict=True):
         size = torch.tensor([len(piece) for piece in level.partition])
         atoms = torch.tensor([atom for piece in level.partition for atom in piece])
         row[atoms] = torch.arange(size.numel()).repeat_interleave(size)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from hsa_geometric.builders._attach import attach, attribute, device_of
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.builders.molecules._rdkit import import_chem, parse_smiles
 from hsa_geometric.builders.molecules.levels import KINDS, Level, check_levels, find_levels
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.data.rows import rows_of
 
 
 def from_molecule(
@@ -100,18 +100,13 @@ def from_molecule(
         mol, data = molecule, from_rdmol(molecule)
 
     parent, kind = _tree(mol, names, Chem)
-    stored = {k: v for k, v in data.to_dict().items() if rows_of(k) not in ("tree", "inner")}
-    device = next((v.device for v in stored.values() if isinstance(v, Tensor)), None)
+    device = device_of(data)
     h = from_parent(
         torch.tensor(parent, device=device),
         tree_kind=torch.tensor(kind, device=device),
         **leaf_data,
     )
-    for key, value in stored.items():
-        if key not in h:
-            h[key] = value
-    h.validate()
-    return h
+    return attach(data, h, leaf_data)
 
 
 def check_mol(mol: Any, Chem: Any) -> None:
@@ -119,25 +114,24 @@ def check_mol(mol: Any, Chem: Any) -> None:
     if not isinstance(mol, Chem.Mol):
         hint = "; RDKit gives None for what it cannot read" if mol is None else ""
         raise TypeError(
-            f"Expected an RDKit molecule or a PyG Data with 'smiles' "
+            f"Expected 'molecule' to be an RDKit molecule or a PyG Data with 'smiles' "
             f"(got {type(mol).__name__}{hint})"
         )
     if mol.GetNumAtoms() == 0:
-        raise ValueError("Expected a molecule of at least one atom (got none)")
+        raise ValueError("Expected 'molecule' to have at least one atom (got none)")
     if mol.NeedsUpdatePropertyCache():
-        raise ValueError("Expected a sanitized molecule (got one that needs Chem.SanitizeMol)")
+        raise ValueError(
+            "Expected 'molecule' to be sanitized (got one that needs Chem.SanitizeMol)"
+        )
 
 
 def _mol_of(data: Data, Chem: Any) -> Any:
     """The molecule of a PyG graph, its atoms in the order of the nodes."""
-    if "smiles" not in data:
-        raise ValueError(
-            f"Expected 'data' to have 'smiles', as torch_geometric.utils.from_smiles gives it "
-            f"(got {data.keys()})"
-        )
-    smiles = data.smiles
+    smiles = attribute(data, "smiles", "molecule")
     if isinstance(smiles, list):
-        raise TypeError("Expected one molecule with one 'smiles' (got a list, as in a batch)")
+        raise TypeError(
+            "Expected 'molecule' to be one molecule with one 'smiles' (got a list, as in a batch)"
+        )
     mol = parse_smiles(smiles, Chem)
     num_heavy, num_nodes = mol.GetNumAtoms(), data.num_nodes
     if num_nodes != num_heavy:

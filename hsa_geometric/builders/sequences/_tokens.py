@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsa_geometric.builders._order import subtree_extreme
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.builders.sequences._nest import nest, refine
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.functional.layout import over_subtrees
+from hsa_geometric.functional.options import check_integers
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -38,8 +39,7 @@ def as_offsets(text: str, tokens: Any) -> Tensor:
             offset = torch.from_numpy(array.astype(np.int64) if array.size == 0 else array)
         except (TypeError, ValueError) as error:  # ragged, or objects
             raise TypeError(f"Expected 'tokens' to hold pairs of integers ({error})") from error
-    if offset.dtype.is_floating_point or offset.dtype.is_complex or offset.dtype == torch.bool:
-        raise TypeError(f"Expected 'tokens' to hold integers (got {offset.dtype})")
+    check_integers(offset, "tokens")
     if offset.numel() == 0:
         raise ValueError("Expected 'tokens' to hold at least one token (got none)")
     if offset.dim() != 2 or offset.size(1) != 2:
@@ -111,8 +111,8 @@ def _spans(parent: Tensor, offset: Tensor) -> Tensor:
     empty = offset[:, 0] == offset[:, 1]  # special tokens cover nothing
     start[: empty.numel()] = torch.where(empty, most, offset[:, 0])
     end[: empty.numel()] = torch.where(empty, -1, offset[:, 1])
-    start = subtree_extreme(start, parent, "amin")
-    end = subtree_extreme(end, parent, "amax")
+    start = over_subtrees(start, parent, "amin")
+    end = over_subtrees(end, parent, "amax")
     span = torch.where(end[:, None] < 0, 0, torch.stack([start, end], 1))
     span[: empty.numel()] = offset
     return span

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hsa_geometric.functional.options import check_integer
+
 
 def as_windows(
     windows: Sequence[int | Sequence[int]] | None,
@@ -56,10 +58,7 @@ def _sizes(value: int | Sequence[int], name: str, dims: int) -> tuple[int, ...]:
             f"Expected '{name}' to have a size for each of the {dims} axes (got {len(sizes)})"
         )
     for size in sizes:
-        if not isinstance(size, int) or isinstance(size, bool):
-            raise TypeError(f"Expected '{name}' to hold integers (got {type(size).__name__})")
-        if size < 1:
-            raise ValueError(f"Expected '{name}' to be positive (got {size})")
+        check_integer(size, name, 1)
     return tuple(sizes)
 
 

@@ -18,6 +18,7 @@ from ...functional.clusters import clusters_at
 from ...functional.coarse_edges import coarse_edges
 from ...functional.coarse_tree import coarse_tree
 from ...functional.lift import lift_rows, nest
+from ...functional.options import check_integer
 from ...functional.pool import pool_rows
 from ...tree import TreeIndex
 from ..conv import HierarchicalAttentionConv
@@ -311,9 +312,8 @@ def _takes(module: torch.nn.Module | None, name: str) -> bool:
 def _check_levels(levels: Sequence[int]) -> None:
     if len(levels) == 0:
         raise ValueError("Expected 'levels' to hold at least one level (got none)")
-    for level in levels:
-        if not isinstance(level, int) or isinstance(level, bool):
-            raise TypeError(f"Expected 'levels' to hold integers (got {type(level).__name__})")
+    for i, level in enumerate(levels):
+        check_integer(level, f"levels[{i}]")
     for fine, coarse in zip((-1, *levels), levels, strict=False):
         if (fine < 0) == (coarse < 0) and coarse >= fine:
             raise ValueError(

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear
 
 from ...functional.checks import as_tree, check_tensor
-from ...functional.pool import REDUCTIONS, check_choice, pool
+from ...functional.options import check_choice
+from ...functional.pool import REDUCTIONS, pool
 from ...tree import TreeIndex
 
 
@@ -44,16 +45,13 @@ class HierarchyPooling(torch.nn.Module):
 
     Example:
         >>> import torch
-        >>> from torch_geometric.nn import Sequential
-        >>> from hsa_geometric.nn.pool import HierarchyUnpooling
-        >>> model = Sequential("x, tree", [
-        ...     (torch.nn.Linear(16, 8), "x -> x"),
-        ...     (HierarchyPooling(level=1), "x, tree -> x"),
-        ...     torch.nn.ReLU(),
-        ...     (HierarchyUnpooling(level=1), "x, tree -> x"),
-        ... ])
-        >>> model(torch.randn(3, 16), torch.tensor([3, 3, 4, 4, 4])).shape
-        torch.Size([3, 8])
+        >>> parent = torch.tensor([3, 3, 4, 4, 4])  # leaves 0 and 1 below node 3, leaf 2 beside it
+        >>> x = torch.tensor([[1.0, 0.0], [3.0, 4.0], [8.0, 6.0]])
+        >>> HierarchyPooling(level=1)(x, parent)
+        tensor([[2., 2.],
+                [8., 6.]])
+        >>> HierarchyPooling(level=0, reduce="attention", in_channels=2)(x, parent).shape
+        torch.Size([1, 2])
     """
 
     def __init__(
@@ -66,7 +64,7 @@ class HierarchyPooling(torch.nn.Module):
         heads: int = 1,
     ):
         super().__init__()
-        check_choice("reduce", reduce, REDUCTIONS)
+        check_choice(reduce, "reduce", REDUCTIONS)
         if heads < 1:
             raise ValueError(f"Expected 'heads' to be positive (got {heads})")
         if reduce == "attention":

@@ -184,13 +184,6 @@ def test_a_data_keeps_all_it_has_and_is_not_changed():
     assert replaced.name == "graph"
 
 
-def test_a_tree_the_data_had_is_replaced():
-    h = from_graph(nx.path_graph(4), method="components")
-    h.tree_kind, h.inner_x = torch.zeros(5), torch.zeros(1, 2)
-    again = from_graph(h)
-    assert again.depth == 2 and "tree_kind" not in again and "inner_x" not in again
-
-
 def test_networkx_nodes_are_leaves_in_their_order():
     G = nx.Graph()
     G.add_nodes_from(["d", "a", "c", "b"])
@@ -269,8 +262,8 @@ PATH = torch.tensor([[0, 1], [1, 2]])
         (PATH, {"seed": -1}, ValueError, r"'seed' to be at least 0 \(got -1\)"),
         (PATH, {"two_hop": 1}, TypeError, r"'two_hop' to be True or False \(got int\)"),
         (PATH, {"method": "metis", "branching": 1}, ValueError, "'branching' to be at least 2"),
-        (PATH, {"method": "metis", "leaf_size": 0}, ValueError, "'leaf_size' to be at least 1"),
-        (PATH, {"method": "spectral", "leaf_size": 0}, ValueError, "'leaf_size' to be at least 1"),
+        (PATH, {"method": "metis", "leaf_size": 0}, ValueError, "'leaf_size' to be at least 2"),
+        (PATH, {"method": "spectral", "leaf_size": 0}, ValueError, "'leaf_size' to be at least 2"),
         (
             PATH,
             {"method": "communities", "algorithm": "leiden"},

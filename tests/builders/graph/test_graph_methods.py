@@ -143,7 +143,7 @@ def test_rising_weights_do_not_take_a_round_for_each_pair():
 # METIS ########################################################################################
 
 
-@given(connected(), st.integers(2, 4), st.integers(1, 6))
+@given(connected(), st.integers(2, 4), st.integers(2, 6))
 @settings(max_examples=30, deadline=None)
 def test_metis_keeps_to_branching_and_leaf_size(drawn, branching, leaf_size):
     edges, weight = drawn

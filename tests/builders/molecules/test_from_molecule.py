@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, RDConfig
-from torch_geometric.data import Batch
 from torch_geometric.utils import from_rdmol
 from torch_geometric.utils import from_smiles as pyg_from_smiles
 
@@ -302,28 +301,12 @@ def test_a_pyg_graph_keeps_all_it_has(with_hydrogen):
     assert torch.equal(h.parent, from_molecule(m).parent)
 
 
-def test_another_tree_replaces_the_one_before():
-    h = from_molecule(pyg_from_smiles(ASPIRIN), levels=ALL)
-    h.inner_x = torch.rand(h.num_tree_nodes - 13, 2)
-    again = from_molecule(h)
-    assert torch.equal(again.parent, from_molecule(mol(ASPIRIN)).parent)
-    assert "inner_x" not in again and again.smiles == ASPIRIN
-
-
 def test_more_edges_than_bonds_are_no_harm():
     data = pyg_from_smiles("CCO")
     data.edge_index = torch.tensor([[0, 2, 0], [1, 1, 2]])  # each bond once, and one edge more
     assert from_molecule(data, levels=[]).parent.tolist() == [3, 3, 3, 3]
     data.edge_index = data.edge_attr = None
     assert from_molecule(data, levels=[]).parent.tolist() == [3, 3, 3, 3]
-
-
-def test_a_batch_is_its_molecules_side_by_side():
-    parts = [from_molecule(mol(smiles)) for smiles in (ASPIRIN, "C", "[Na+].[Cl-]", CAFFEINE)]
-    batch = Batch.from_data_list(parts)
-    assert batch.validate() and batch.num_trees == 4
-    assert batch.tree_kind.tolist() == [k for h in parts for k in h.tree_kind.tolist()]
-    assert torch.equal(batch[3].parent, parts[3].parent)
 
 
 # Errors #########################################################################################
@@ -353,7 +336,7 @@ def test_bad_levels_are_named(levels, error, match):
         (None, TypeError, r"\(got NoneType; RDKit gives None for what it cannot read\)"),
         ("CCO", TypeError, r"an RDKit molecule or a PyG Data with 'smiles' \(got str\)"),
         (Chem.Mol(), ValueError, r"at least one atom \(got none\)"),
-        (Chem.MolFromSmiles("CCO", sanitize=False), ValueError, "a sanitized molecule"),
+        (Chem.MolFromSmiles("CCO", sanitize=False), ValueError, "'molecule' to be sanitized"),
     ],
 )
 def test_what_is_no_molecule_is_named(molecule, error, match):
@@ -372,7 +355,7 @@ def changed(**values):
 @pytest.mark.parametrize(
     ("data", "error", "match"),
     [
-        (changed(smiles=None), ValueError, "'data' to have 'smiles'"),
+        (changed(smiles=None), ValueError, "'molecule' to have 'smiles'"),
         (changed(smiles=3), TypeError, r"'smiles' to be a string \(got int\)"),
         (changed(smiles=["CC(=O)N"]), TypeError, r"one 'smiles' \(got a list, as in a batch\)"),
         (changed(smiles="CC(=O"), ValueError, r"RDKit can read \(got 'CC\(=O': its syntax is wro"),

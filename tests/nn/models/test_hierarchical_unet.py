@@ -301,7 +301,7 @@ def test_repr_names_channels_levels_and_heads():
     ("args", "options", "error", "message"),
     [
         ((6, 8, 3, ()), {}, ValueError, "Expected 'levels' to hold at least one level (got none)"),
-        ((6, 8, 3, (1.0,)), {}, TypeError, "Expected 'levels' to hold integers (got float)"),
+        ((6, 8, 3, (1.0,)), {}, TypeError, "Expected 'levels[0]' to be an integer (got float)"),
         ((6, 8, 3, (-3, -2)), {}, ValueError, "coarser than the one before"),
         ((6, 8, 3, (1, 1)), {}, ValueError, "(got 1 after 1)"),
         ((6, 8, 3, (-1,)), {}, ValueError, "(got -1 after -1)"),
@@ -329,7 +329,7 @@ def test_bad_options_are_named(args, options, error, message):
         (
             {"conv": GCNConv},
             {"edge_index": torch.full((2, 1), 9)},
-            "Expected 'edge_index' to hold rows in [0, 8] (got 9)",
+            "Expected 'edge_index' to hold node ids in [0, 8]",
         ),
         ({}, {"x": torch.ones(8, 6)}, "'x' to have one row for each of the 9 leaves (got 8 rows)"),
         ({}, {"mass": torch.ones(8)}, "'mass' to have one row for each of the 9 leaves"),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hsa_geometric.tree import TreeIndex
+from ..tree import TreeIndex
 
 
 class Layout(NamedTuple):
@@ -36,7 +36,7 @@ def layout(tree: TreeIndex) -> Layout:
     is_root = parent == ids
     first = torch.full_like(ids, tree.num_leaves)
     first[tree.leaf_ids] = torch.arange(tree.num_leaves, device=tree.device)
-    first = over_subtrees(first, tree, "amin")
+    first = over_subtrees(first, parent, "amin")
 
     # Leaves before each node within its family; the roots are a family too.
     family = torch.where(is_root, tree.num_nodes, parent)
@@ -61,16 +61,18 @@ def root_of(tree: TreeIndex) -> Tensor:
     return jump
 
 
-def over_subtrees(x: Tensor, tree: TreeIndex, reduce: str) -> Tensor:
+def over_subtrees(x: Tensor, parent: Tensor, reduce: str) -> Tensor:
     """Reduce node values ``[T]`` over every subtree, with ``'amin'`` or ``'amax'``.
 
     What counts a value twice, such as a sum, would be wrong here.
     """
-    jump = tree.parent
-    for _ in range(tree.depth.bit_length()):
+    jump = parent
+    while True:  # x[a] covers the nodes fewer than 2^k levels below a
         x = x.scatter_reduce(0, jump, x, reduce)
-        jump = jump[jump]
-    return x
+        further = jump[jump]
+        if torch.equal(further, jump):
+            return x
+        jump = further
 
 
 def over_paths(x: Tensor, tree: TreeIndex) -> Tensor:
