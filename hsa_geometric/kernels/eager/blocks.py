@@ -26,6 +26,7 @@ FEWEST_PRODUCTS = 400
 
 # Costs in nanoseconds on one core of an AMD EPYC, float32, forward; only their ratios matter.
 PER_BLOCK, PER_NUMBER, PER_LOGIT, PER_PRODUCT = 100_000, 0.9, 5.0, 0.6
+PER_SCATTERED = 15.0  # of one head of one row that could have been written in order
 
 
 class Group(NamedTuple):
@@ -49,9 +50,10 @@ def groups(
 
     Dynamic programming over consecutive sizes, of which a group spans at most 32.
     """
-    best, cut = [0.0], [0]
-    block = []
-    for j, (b, _, stop, _) in enumerate(sizes):
+    best, cut, block = [0.0], [0], []
+    in_order = [0]  # rows of consecutive families among the sizes so far
+    for j, (b, start, stop, first) in enumerate(sizes):
+        in_order.append(in_order[-1] + (b * (stop - start) if first >= 0 else 0))
         choices = []
         for size in {b, max(b, math.isqrt(FEWEST_PRODUCTS // max(1, width) - 1) + 1)}:
             cost = heads * size * (3 * width * PER_NUMBER + size * PER_LOGIT)
@@ -62,9 +64,11 @@ def groups(
         block.append(size)
         # A family of more logits than the limit fills a block by itself.
         lowest = j if heads * size * size > limit else max(0, j - 31)
-        options = [
-            (best[i] + PER_BLOCK + (stop - sizes[i][1]) * each, i) for i in range(lowest, j + 1)
-        ]
+        options = []
+        for i in range(lowest, j + 1):
+            scattered = in_order[-1] - in_order[i] if size > sizes[i][0] else 0
+            cost = PER_BLOCK + (stop - sizes[i][1]) * each + PER_SCATTERED * heads * scattered
+            options.append((best[i] + cost, i))
         cost, i = min(options)
         best.append(cost)
         cut.append(i)
@@ -87,13 +91,14 @@ class Block(NamedTuple):
             NaN too, stays in the family.
         target: ``[F, b]`` where results go: as ``members``, but for a repeated one the row behind
             the last, which is thrown away.
-        hidden: ``[F, 1, b, b]`` pairs with a repeated member; None where there is none.
+        absent: ``[F, b]`` where a member is repeated; None where none is. Nobody may see it, and
+            what it asks for must not reach the gradients of what it asks.
         start: the first position if all are consecutive, else -1.
     """
 
     members: Tensor
     target: Tensor
-    hidden: Tensor | None
+    absent: Tensor | None
     start: int = -1
 
     def take(self, x: Tensor, heads: int, at: int = 0, width: int | None = None) -> Tensor:
@@ -153,8 +158,7 @@ def blocks(plan: Plan, heads: int, width: int) -> Iterator[Block]:
                 continue
             absent = column >= size
             members = first + torch.minimum(column, size - 1)
-            hidden = absent.unsqueeze(-1) | absent.unsqueeze(-2)
-            yield Block(members, members.masked_fill(absent, num_nodes), hidden.unsqueeze(1))
+            yield Block(members, members.masked_fill(absent, num_nodes), absent)
 
 
 def pieces(heads: int, size: int) -> Iterator[tuple[int, int]]:
