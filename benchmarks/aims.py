@@ -88,6 +88,10 @@ def groups(largest: int = 1_048_576) -> list[list[Aim]]:
             Aim(f"layer, {n:,} leaves, both: compiled / eager",
                 ("balanced", n, "layer-compiled", "both"), layer, 1.05),
         ])  # fmt: skip
+    for shape in ("balanced", "ragged"):
+        cells = [(shape, 1000, method, "both") for method in ("layer", "layer-overhead")]
+        what = f"{shape}, 1,000 leaves, both: layer / the same with one head of one channel"
+        found.append([Aim(what, *cells, 2, True)])  # so overhead is at most the rest
     small = [[a for a in aims if max(a.above[1], a.below[1]) <= largest] for aims in found]
     return [aims for aims in small if aims]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -113,6 +113,11 @@ def layer_parts(case: Case, grad: bool) -> Prepared:
         return _operator(q, k, v, tree).flatten(1)
 
     return Prepared(parts, (x, *weights))
+
+
+def layer_overhead(case: Case, grad: bool) -> Prepared:
+    """The layer with one head of one channel: the same Python and indices, little arithmetic."""
+    return layer(replace(case, heads=1, channels=1), grad)
 
 
 def layer_compiled(case: Case, grad: bool) -> Prepared:
@@ -220,6 +225,7 @@ METHODS: dict[str, Method] = {
     "sdpa": Method(sdpa, "softmax attention: F.scaled_dot_product_attention", power=2),
     "layer": Method(layer, "HierarchicalAttentionConv"),
     "layer-parts": Method(layer_parts, "the layer's matrix products and operator alone"),
+    "layer-overhead": Method(layer_overhead, "the layer with one head of one channel"),
     "layer-compiled": Method(layer_compiled, "the layer under torch.compile"),
     "gps": Method(gps_conv, "GPSConv, multi-head attention and MLP", power=2),
     "transformer-conv": Method(transformer_conv, "TransformerConv along sibling edges"),

@@ -52,7 +52,8 @@ class TreeIndex:
         by_size: ``[2, R + F]`` first member and size of each family, sorted by size. Each root is a
             family of one here, so that every node belongs to one.
         levels: ``[L, 8]`` on the CPU, see :data:`LEVEL_COLUMNS`.
-        sizes: ``[G, 3]`` on the CPU: family size and its slice of ``by_size``.
+        sizes: ``[G, 4]`` on the CPU: family size, its slice of ``by_size``, and the position of the
+            first member if the families of that size are consecutive (else -1).
         layout: ``[2]`` on the CPU: number of roots, and the position of the first leaf if the
             leaves are consecutive and in order (else -1).
         passes: how sweeps run where levels are many and thin, see :class:`~.passes.Passes`.
@@ -151,7 +152,7 @@ class TreeIndex:
             above=above,
             by_size=by_size,
             levels=levels,
-            sizes=_size_table(by_size[1]),
+            sizes=_size_table(*by_size),
             layout=torch.tensor([num_roots, _first_if_consecutive(leaf)]),
             passes=Passes.of(up, level[order], levels.shape[0]),
         )
@@ -311,11 +312,14 @@ def _level_table(
     return table.cpu()
 
 
-def _size_table(size: Tensor) -> Tensor:
-    """One row a family size: the size and its slice of the families sorted by size."""
+def _size_table(first: Tensor, size: Tensor) -> Tensor:
+    """One row a family size: the size, its slice of the families sorted by size, and its start."""
     value, number = torch.unique_consecutive(size, return_counts=True)
     end = number.cumsum(0)
-    return torch.stack([value, end - number, end], dim=1).cpu()
+    begin = end - number
+    consecutive = first[end - 1] - first[begin] == (number - 1) * value
+    start = torch.where(consecutive, first[begin], -1)
+    return torch.stack([value, begin, end, start], dim=1).cpu()
 
 
 def _first_if_consecutive(x: Tensor) -> int:

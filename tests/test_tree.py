@@ -99,7 +99,10 @@ def check_invariants(parent):
     expected = [(r, 1) for r in range(tree.num_trees)] + [(a, b - a) for a, b in pairwise(ptr)]
     assert sorted(by_size) == sorted(expected)
     end = 0
-    for size, g0, g1 in tree.sizes.tolist():
+    for size, g0, g1, start in tree.sizes.tolist():
+        firsts = [first for first, _ in by_size[g0:g1]]
+        apart = {b - a for a, b in pairwise(firsts)} - {size}
+        assert start == (-1 if apart else firsts[0])
         assert g0 == end and g1 > g0
         assert {s for _, s in by_size[g0:g1]} == {size}
         end = g1
@@ -145,7 +148,7 @@ def test_layout_of_a_small_tree_done_by_hand():
         [2, 3, 5, 7, 4, 2, 3, 3],
     ]
     assert tree.above.tolist() == [3, 0, 0, 0, 1, 2, 2]
-    assert tree.sizes.tolist() == [[1, 0, 2], [2, 2, 3], [3, 3, 4]]
+    assert tree.sizes.tolist() == [[1, 0, 2, -1], [2, 2, 3, 5], [3, 3, 4, 1]]
     assert tree.level.tolist() == [1, 1, 3, 3, 1, 0, 2]
     assert repr(tree) == "TreeIndex(leaves=4, nodes=7, trees=1, depth=3)"
 

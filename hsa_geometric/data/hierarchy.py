@@ -224,11 +224,11 @@ class Hierarchy(Data):  # type: ignore[misc]
         r"""Remove inner nodes with a single child; attention does not change.
 
         The child takes the removed node's place in its family, or becomes a root where the removed
-        node was one. Leaves, their order and their data stay. So does the order of the trees: if
-        new roots, whose ids count, would change it, roots with a single child stay. A kept node
-        keeps
-        its rows of ``tree_*`` and ``inner_*``, except that :obj:`tree_pos`, the position within the
-        family, is that of the place it takes: the row of the top of its chain.
+        node was one. Leaves, their order and their data stay. So does the order of the trees: where
+        new roots, whose ids count, would change it, roots of one leaf stay, or all roots if that
+        is not enough. A kept node keeps its rows of ``tree_*`` and ``inner_*``, except that
+        :obj:`tree_pos`, the position within the family, is that of the place it takes: the row of
+        the top of its chain.
 
         Pointer doubling: :math:`\mathcal{O}(T \log c)` for chains of at most :math:`c` nodes, no
         loop over nodes. A batch can still be split into its samples.
@@ -250,9 +250,12 @@ class Hierarchy(Data):  # type: ignore[misc]
         keep = children != 1
 
         top, above = _above_chains(parent, keep)
-        if (top[keep & (above == ids)].diff() < 0).any():  # trees would change places
-            keep |= parent == ids
-            top, above = _above_chains(parent, keep)
+        lone = torch.zeros_like(keep)  # roots above nothing but one leaf
+        lone[top[(children == 0) & (above == ids)]] = True
+        for stay in (lone, parent == ids):
+            if (top[keep & (above == ids)].diff() < 0).any():  # trees would change places
+                keep = keep | stay
+                top, above = _above_chains(parent, keep)
 
         out = self._with_nodes(copy.copy(self), keep, above)
         if isinstance(self.tree_pos, Tensor):

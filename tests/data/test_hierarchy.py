@@ -261,6 +261,8 @@ def tree_of_each_leaf(h):
     [
         # Leaf 2, alone below root 4, would come before root 3: root 4 stays.
         ([3, 3, 4, 3, 4], [3, 3, 4, 3, 4]),
+        # Leaf 2 again, but root 3 gives way to node 4, which comes before root 5.
+        ([4, 4, 5, 3, 3, 5], [3, 3, 4, 3, 4]),
         # Root 3 stands above inner node 5, which would come after root 4.
         ([5, 5, 4, 3, 4, 3, 4], [5, 5, 4, 3, 4, 3, 4]),
         # Nothing changes places: root 2 gives way to leaf 0, root 4 to node 3.

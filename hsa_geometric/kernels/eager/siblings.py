@@ -25,8 +25,7 @@ from .plan import NO_GRAD, Plan
 class Operands(NamedTuple):
     """What the families of a block hold: ``[F, H, b, *]``; of a piece, fewer queries.
 
-    ``bias`` is the log mass of who answers, ``[F, 1, 1, b]``, or ``[F, 1, b, b]`` where some pairs
-    are hidden: −∞ there.
+    ``bias`` is the log mass of who answers, ``[F, 1, 1, b]``: −∞ where a member is absent.
     """
 
     q: Tensor
@@ -40,7 +39,6 @@ class Operands(NamedTuple):
         """The piece that asks for queries ``start:stop``; all members answer."""
         return self._replace(
             q=self.q[:, :, start:stop],
-            bias=self.bias[:, :, start:stop] if self.bias.shape[2] > 1 else self.bias,
             pos_q=None if self.pos_q is None else self.pos_q[:, :, start:stop],
         )
 
@@ -86,7 +84,9 @@ class Columns(NamedTuple):
 def bias_of(block: Block, log_mass: Tensor) -> Tensor:
     """The term of the logits that queries and keys have no part in."""
     bias = block.take(log_mass.unsqueeze(1), 1).transpose(-1, -2)
-    return bias if block.hidden is None else bias.masked_fill(block.hidden, -math.inf)
+    if block.absent is None:
+        return bias
+    return bias.masked_fill(block.absent.unsqueeze(1).unsqueeze(1), -math.inf)
 
 
 def product(p: Tensor, v: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def logits(x: Operands, start: int, scale: float) -> tuple[Tensor, Tensor]:
     """Logits ``[F, H, n, b]`` of a piece, −∞ on the diagonal, and the diagonal ``[F, H, n, 1]``."""
     families, heads, queries, _ = x.q.shape
     s = torch.baddbmm(
-        x.bias.expand(-1, heads, queries, -1).flatten(0, 1),
+        x.bias.expand(-1, heads, -1, -1).flatten(0, 1).expand(-1, queries, -1),
         x.q.flatten(0, 1),
         x.k.flatten(0, 1).transpose(-1, -2),
         alpha=scale,
@@ -219,6 +219,8 @@ def siblings_backward(
             # What every logit of a row shares: the derivative of S, less the mean of the others.
             shared = by_total - (by_mean * block.take(mean.flatten(1), heads)).sum(-1, keepdim=True)
             top = block.take(total, heads).clamp_(min=lowest)
+            if block.absent is not None:  # as if they attended to nobody
+                top.masked_fill_(block.absent.view(top.shape[0], 1, -1, 1), math.inf)
             sums: list[Tensor] = []
             for start, stop in pieces(heads, every.k.shape[2]):
                 rows = (slice(None), slice(None), slice(start, stop))
@@ -285,12 +287,16 @@ def siblings_double_backward(
     def leaf(x: Tensor) -> Tensor:
         return x if again and x.requires_grad else x.detach().requires_grad_()
 
+    def present(x: Tensor) -> Tensor:
+        absent = block.absent
+        return x if absent is None else x.masked_fill(absent.view(len(x), 1, -1, 1), 0.0)
+
     with torch.autocast(qkv.device.type, enabled=False):
         for block in blocks(Plan(*tree), heads, width):
             for start, stop in pieces(heads, block.members.shape[1]):
                 rows = (slice(None), slice(None), slice(start, stop))
                 with torch.enable_grad():
-                    cotangents = [leaf(block.take(x, heads)[rows]) for x in given]
+                    cotangents = [leaf(present(block.take(x, heads))[rows]) for x in given]
                     x = columns.operands(block, qkv, pos_q, pos_k, log_mass).queries(start, stop)
                     x = x._replace(**{n: leaf(getattr(x, n)) for n in read})
                     inputs = [getattr(x, n) for n in read]
