@@ -206,3 +206,12 @@ def test_aims_are_judged_and_those_too_large_left_out(monkeypatch):
     assert {row["met"] for row in rows} <= {"yes", "no", "–"}
     assert (rows[-1]["measured"], rows[-1]["met"]) == ("2.25", "yes")
     assert table.count("\n") == len(rows) + 1
+
+
+def test_stages_add_up_to_a_forward_pass():
+    from benchmarks.stages import STAGES, stages
+
+    found = stages("ragged", 64, seconds=0.05)
+    assert set(found) == {*STAGES, "rest", "all"}
+    assert all(seconds > 0 for seconds in found.values())
+    assert sum(found.values()) == pytest.approx(2 * found["all"])
