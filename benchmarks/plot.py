@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def crossover(records: list[Record], which: str, shape: str) -> float | None:
 
 
 def plot(records: list[Record], path: Path, title: str) -> None:
-    """Write a picture: a row for each shape, a panel for each pass and one for memory."""
+    """Write a picture: for each shape a panel for each pass and one for memory, two to a row."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -56,15 +57,16 @@ def plot(records: list[Record], path: Path, title: str) -> None:
     shapes = list(dict.fromkeys(r.shape for r in records if r.timing))
     passes = list(dict.fromkeys(r.which for r in records if r.timing))
     with_memory = any(r.peak for r in records)
-    columns = len(passes) + with_memory
+    each = len(passes) + with_memory  # panels of a shape
+    columns = each if each > 1 else min(2, len(shapes))
+    rows = -(-each * len(shapes) // columns)
     figure, axes = plt.subplots(
-        len(shapes),
-        columns,
-        figsize=(5.6 * columns, 4.3 * len(shapes)),
-        squeeze=False,
-        layout="constrained",
+        rows, columns, figsize=(5.6 * columns, 4.3 * rows), squeeze=False, layout="constrained"
     )
-    for row, shape in zip(axes, shapes, strict=True):
+    for axis in axes.flat[each * len(shapes) :]:
+        axis.set_visible(False)
+    panels = axes.flat[: each * len(shapes)].reshape(len(shapes), each)
+    for row, shape in zip(panels, shapes, strict=True):
         for axis, which in zip(row, passes, strict=False):
             _lines(axis, [r for r in records if (r.shape, r.which) == (shape, which)], "time")
             axis.set(title=f"{shape}: {TITLES[which]}", ylabel="milliseconds")
@@ -74,6 +76,7 @@ def plot(records: list[Record], path: Path, title: str) -> None:
                 row[-1], [r for r in records if (r.shape, r.which) == (shape, passes[-1])], "peak"
             )
             row[-1].set(title=f"{shape}: peak memory, {TITLES[passes[-1]]}", ylabel="MiB")
+    title = "\n".join(textwrap.wrap(title, 85 * columns))
     figure.suptitle(title, fontsize=9, color="#555555", x=0.01, ha="left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
