@@ -29,7 +29,7 @@ STRIP = torch.stack([torch.arange(28) + i for i in range(3)])
             ),
         ),
     ],
-    ids=repr,
+    ids=["points", "voxel size", "voxel levels", "mesh"],
 )
 def test_all_options_reach_the_builder(transform, build):
     data = Data(pos=POS, face=STRIP)

@@ -35,7 +35,7 @@ TEXT = "Go on. Do not.\n\nStop here. Now."
         ),
         (MarkdownHierarchy(collapse=False), lambda data: from_markdown(TEXT, collapse=False)),
     ],
-    ids=repr,
+    ids=["windows", "boundaries", "grid", "text", "markdown"],
 )
 def test_all_options_reach_the_builder(transform, build):
     row = torch.arange(11)
