@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels import eager, reference
+from ..kernels import eager, reference, triton
 from ..tree import TreeIndex
 from . import checks
 
-BACKENDS = ("auto", "reference", "torch")
+BACKENDS = ("auto", "reference", "torch", "triton")
 
 
 def hierarchical_attention(
@@ -63,7 +63,9 @@ def hierarchical_attention(
         self_loop: whether a leaf attends to itself; the paper leaves it out.
         dropout_p: probability of dropping an attention weight in training.
         training: whether to apply dropout.
-        backend: ``'torch'`` (linear cost), ``'reference'`` (dense), or ``'auto'``.
+        backend: ``'torch'``; ``'triton'``, kernels for CUDA devices; ``'reference'``, which is
+            dense; or ``'auto'``: on a CUDA device ``'triton'`` where Triton is installed, else
+            ``'torch'``. Nothing else is taken for a backend that cannot run.
         return_evidence: also return the log evidence of each tree,
             :math:`f_\mathrm{root} = \frac{1}{m} \sum_i m_i (\mathrm{logsumexp}_j(\log m_j +
             s_{ij}) - \mathrm{KL}_i)`: the higher, the closer to softmax.
@@ -78,6 +80,7 @@ def hierarchical_attention(
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if shapes, devices or values do not fit; the message names the argument.
+        ImportError: if :obj:`backend` is ``'triton'`` and Triton is not installed.
 
     Cost: :math:`O(\sum b^2 D)` for families of size :math:`b` and :math:`O(T D)` for the sweeps;
     :math:`O(T D)` memory. Values of :obj:`mass` on a CUDA device are not checked.
@@ -95,15 +98,27 @@ def hierarchical_attention(
     options = _options(
         q, tree, scale, pos_q, pos_k, mass, temperature, bias, self_loop, dropout_p, training
     )
-    if backend not in BACKENDS:
-        raise ValueError(f"Expected 'backend' to be one of {list(BACKENDS)} (got '{backend}')")
+    backend = _resolve(backend, q.device)
     with torch.autocast(q.device.type, enabled=False):
         if backend == "reference":
             out, evidence = reference.hierarchical_attention(q, k, v, tree.parent, **options)
+        elif backend == "triton":
+            out, evidence = triton.hierarchical_attention(q, k, v, tree, **options)
         else:
             out, evidence = eager.hierarchical_attention(q, k, v, tree, **options)
     out = out.to(v.dtype)
     return (out, evidence) if return_evidence else out
+
+
+def _resolve(backend: str, device: torch.device) -> str:
+    """The backend that computes there; an error if it is named and cannot."""
+    if backend not in BACKENDS:
+        raise ValueError(f"Expected 'backend' to be one of {list(BACKENDS)} (got '{backend}')")
+    if backend == "auto":
+        return "triton" if device.type == "cuda" and triton.INSTALLED else "torch"
+    if backend == "triton":
+        triton.check(device)
+    return backend
 
 
 def attention_matrix(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +86,23 @@ def _backward(ctx, grad):
 mix.register_autograd(_backward, setup_context=_setup)
 
 
+class Operators(NamedTuple):
+    """What a backend computes with; the operators named so in this package define each.
+
+    ``seed_device`` is where the seed of dropout is drawn; None is where the queries are.
+    """
+
+    up: Callable[..., Any] = up
+    siblings: Callable[..., Any] = siblings
+    evidence: Callable[..., Any] = evidence
+    scan_down: Callable[..., Any] = scan_down
+    mix: Callable[..., Any] = mix
+    seed_device: str | None = "cpu"
+
+
+TORCH = Operators()
+
+
 def hierarchical_attention(
     q: Tensor,
     k: Tensor,
@@ -98,19 +117,20 @@ def hierarchical_attention(
     bias: Tensor | None = None,
     self_loop: bool = True,
     dropout_p: float = 0.0,
+    operators: Operators = TORCH,
 ) -> tuple[Tensor, Tensor]:
     """Output ``[N, H, Dv]`` and log evidence ``[trees, H]``; arguments are already checked."""
     dtype, tensors, device = accumulator(q.dtype), tree.tensors, q.device
     total = tree.count.to(dtype)
     if mass is not None:
-        total = up([mass.detach().to(dtype).unsqueeze(1)], None, tensors).squeeze(1)
+        total = operators.up([mass.detach().to(dtype).unsqueeze(1)], None, tensors).squeeze(1)
     log_mass = total.log()
     weight = total / total[tree.up].clamp(min=torch.finfo(dtype).tiny)
     seen = None if mass is None else (mass > 0).view(-1, 1, 1)
 
     if seen is not None:  # padding may hold anything, and its means are 0
         q, k, v = (torch.where(seen, x, 0) for x in (q, k, v))
-    qkv = up([q.flatten(1), k.flatten(1), v.flatten(1)], weight, tensors)
+    qkv = operators.up([q.flatten(1), k.flatten(1), v.flatten(1)], weight, tensors)
     if pos_q is not None and pos_k is not None:
         pos_q, pos_k = pos_q.to(dtype)[tree.order], pos_k.to(dtype)[tree.order]
     if temperature is not None:
@@ -125,19 +145,22 @@ def hierarchical_attention(
         pos_q = bias if pos_q is None else torch.cat([pos_q, bias], -1)
         pos_k = one if pos_k is None else torch.cat([pos_k, one], -1)
 
-    seed = torch.randint(1 << 62, (), dtype=torch.long) if dropout_p > 0.0 else None
-    average, sibling, own = siblings(
+    seed = None
+    if dropout_p > 0.0:
+        where = operators.seed_device or device
+        seed = torch.randint(1 << 62, (), dtype=torch.long, device=where)
+    average, sibling, own = operators.siblings(
         qkv, pos_q, pos_k, log_mass, *q.shape[1:], scale, dropout_p, seed, tensors
     )
     if bias is not None:
         own = own - bias.squeeze(-1)
     own = own[tree.leaf] if self_loop else own.new_full((tree.num_leaves, 1), -math.inf)
-    f = evidence(own.expand(-1, q.shape[1]), sibling, weight, log_mass, tensors)
+    f = operators.evidence(own.expand(-1, q.shape[1]), sibling, weight, log_mass, tensors)
 
     # W_A = W_parent g_A down the tree, W_root = g_root: 1 unless a tree holds no evidence at all.
     keep = inside(f, sibling)
     is_root = (tree.up == torch.arange(tree.num_nodes, device=device)).unsqueeze(1)
-    reach = scan_down(torch.where(is_root, keep, 0.0), keep, tensors)
+    reach = operators.scan_down(torch.where(is_root, keep, 0.0), keep, tensors)
     share = reach[tree.up] * (1.0 - keep)
     alone = F.dropout(reach[tree.leaf], dropout_p) if dropout_p > 0.0 else reach[tree.leaf]
-    return mix(average, share, v, alone, tensors), f[: tree.num_trees]
+    return operators.mix(average, share, v, alone, tensors), f[: tree.num_trees]

@@ -13,6 +13,7 @@ nothing of size b² is ever kept.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -270,10 +271,12 @@ def siblings_double_backward(
     dropout_p: float,
     seed: Tensor | None,
     tree: list[Tensor],
+    mask: Callable[[Block, Operands, int], Tensor | None] | None = None,
 ) -> list[Tensor]:
     """The vector-Jacobian product of :func:`siblings_backward`, piece by piece by autograd.
 
-    Runs where autograd does, not inside an operator, and so has derivatives of its own.
+    Runs where autograd does, not inside an operator, and so has derivatives of its own. A backend
+    with dropout masks of its own gives the :obj:`mask` of a block's piece from a query on.
     """
     again = torch.is_grad_enabled()
     columns = Columns(heads, width)
@@ -282,7 +285,11 @@ def siblings_double_backward(
     read = ["q", "k", "v", "pos_q", "pos_k"][: 5 if position else 3]
     by_pos_q, by_pos_k = grads[1:] or (None, None)
     result = [x.new_zeros(x.shape[0] + 1, *x.shape[1:]) for x in [*given, qkv, *position]]
-    drop = Dropout(dropout_p, seed, qkv.device)
+    if mask is None:
+        drop = Dropout(dropout_p, seed, qkv.device)
+
+        def mask(block: Block, x: Operands, start: int) -> Tensor | None:
+            return drop.mask(x)
 
     def leaf(x: Tensor) -> Tensor:
         return x if again and x.requires_grad else x.detach().requires_grad_()
@@ -300,7 +307,7 @@ def siblings_double_backward(
                     x = columns.operands(block, qkv, pos_q, pos_k, log_mass).queries(start, stop)
                     x = x._replace(**{n: leaf(getattr(x, n)) for n in read})
                     inputs = [getattr(x, n) for n in read]
-                    outputs = attend(x, start, scale, drop.mask(x))
+                    outputs = attend(x, start, scale, mask(block, x, start))
                     first = torch.autograd.grad(outputs, inputs, cotangents, create_graph=True)
                     by = columns.operands(block, grads[0], by_pos_q, by_pos_k, log_mass)
                     by = by.queries(start, stop)

@@ -1,0 +1,283 @@
+"""Backend 'triton' as a user calls it: against the oracle, and what choosing a backend means.
+
+Without a GPU its kernels run in Triton's interpreter, which is slow: few and small shapes.
+"""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from hsa_geometric import TreeIndex
+from hsa_geometric.functional import attention, hierarchical_attention
+from hsa_geometric.kernels import triton
+from hsa_geometric.nn import HierarchicalAttentionConv
+from hsa_geometric.testing import (
+    ZOO,
+    assert_backends_agree,
+    assert_isolated,
+    attention_inputs,
+    zoo,
+)
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+EVERYTHING = {"pos_channels": 2, "node_scalars": True, "mass": "zeros"}
+
+
+def index(name):
+    return TreeIndex.from_parent(zoo(name)).to(DEVICE)
+
+
+def attend(inputs, tree, cotangent=None, **options):
+    """Output, evidence, and gradients of everything but the masses."""
+    inputs = {n: x.detach().requires_grad_(n != "mass") for n, x in inputs.items()}
+    options = {"backend": "triton", "return_evidence": True} | options
+    out, evidence = hierarchical_attention(**inputs, tree=tree, **options)
+    learned = {n: x for n, x in inputs.items() if n != "mass"}
+    if cotangent is None:
+        generator = torch.Generator().manual_seed(7)
+        cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    loss = (out * cotangent.to(out)).sum() + evidence[evidence.isfinite()].sum()
+    grads = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+    result = {"out": out.detach(), "evidence": evidence.detach()}
+    return result | {
+        n: torch.zeros_like(x) if g is None else g
+        for (n, x), g in zip(learned.items(), grads, strict=True)
+    }
+
+
+# --- the oracle's results ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_output_evidence_and_gradients_equal_the_oracle(name):
+    tree = index(name)
+    assert_backends_agree(**attention_inputs(tree), tree=tree, backend="triton")
+
+
+@pytest.mark.parametrize("name", [n for n in ZOO if n not in ("star", "chain", "binary")])
+def test_with_all_options_too(name):
+    tree = index(name)
+    inputs = attention_inputs(tree, **EVERYTHING)
+    assert_backends_agree(**inputs, tree=tree, backend="triton", self_loop=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_precision_stays_within_roundings_of_its_inputs_and_results(dtype):
+    tree = index("forest")
+    low = attention_inputs(tree, pos_channels=2, node_scalars=True, mass="random", dtype=dtype)
+    cotangent = torch.randn(
+        tree.num_leaves, 2, 4, generator=torch.Generator().manual_seed(1)
+    ).to(dtype)  # fmt: skip
+    wide = {n: x.double() for n, x in low.items()}
+    expected = attend(wide, tree, cotangent, backend="reference")
+    for name, x in attend(low, tree, cotangent).items():
+        assert x.dtype == (torch.float32 if name == "evidence" else dtype)
+        roundings = {"out": 0.5, "evidence": 0}.get(name, 2)
+        budget = roundings * torch.finfo(dtype).eps + 2e-5
+        worst = (x.double() - expected[name]).abs().max() / expected[name].abs().max()
+        assert worst < budget, f"{name}: {worst:.2e} of the largest entry, {budget:.2e} allowed"
+
+
+def test_second_derivatives_equal_the_oracle():
+    tree = index("unequal_depths")
+    inputs = attention_inputs(tree, **EVERYTHING)
+
+    def penalty(backend):
+        learned = {n: x.detach().requires_grad_() for n, x in inputs.items() if n != "mass"}
+        out = hierarchical_attention(**inputs | learned, tree=tree, backend=backend)
+        first = torch.autograd.grad(out.square().sum(), list(learned.values()), create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), list(learned.values()))
+
+    assert_close(penalty("triton"), penalty("reference"), rtol=1e-9, atol=1e-9)
+
+
+def test_non_contiguous_inputs_give_the_same():
+    tree = index("forest")
+    inputs = attention_inputs(tree, pos_channels=2, node_scalars=True, mass="random")
+    strided = {
+        n: x.permute(*reversed(range(x.dim()))).contiguous().permute(*reversed(range(x.dim())))
+        for n, x in inputs.items()
+    }
+    strided["mass"] = torch.stack([inputs["mass"]] * 2, 1)[:, 0]
+    assert not any(x.is_contiguous() for x in strided.values())
+    cotangent = torch.randn(4, 2, tree.num_leaves, dtype=torch.float64).permute(2, 1, 0)
+    assert_close(
+        attend(strided, tree, cotangent), attend(inputs, tree, cotangent.contiguous()),
+        rtol=1e-12, atol=1e-12,
+    )  # fmt: skip
+
+
+def test_a_layer_takes_the_backend():
+    tree = index("ragged")
+    torch.manual_seed(0)
+    conv = HierarchicalAttentionConv(6, 4, heads=2, num_levels=2, backend="triton")
+    conv = conv.to(DEVICE).double()
+    x = torch.randn(tree.num_leaves, 6, dtype=torch.float64, device=DEVICE)
+    out = conv(x, tree)
+    conv.backend = "reference"
+    assert_close(out, conv(x, tree))
+
+
+# --- what changes nothing ------------------------------------------------------------------------
+
+
+def test_no_tree_of_a_batch_notices_the_others():
+    # Of all these small trees one tile holds many.
+    tree = index("shuffled_forest")
+    inputs = attention_inputs(tree, pos_channels=1, node_scalars=True, dtype=torch.float32)
+    q, k, v = (inputs.pop(n) for n in "qkv")
+
+    def function(q, k, v):
+        return hierarchical_attention(q, k, v, tree, backend="triton", **inputs)
+
+    assert_isolated(function, tree, q, k, v)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of infinities
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_tree_that_is_not_finite_does_not_reach_the_others(value):
+    tree = TreeIndex.from_parent(torch.tensor([3, 3, 4, 4, 4, 7, 7, 7])).to(DEVICE)
+    inputs = attention_inputs(tree)
+    spoilt = {n: x.clone() for n, x in inputs.items()}
+    for x in spoilt.values():
+        x[3:] = value
+    expected, actual = attend(inputs, tree), attend(spoilt, tree)
+    for name in ("out", "q", "k", "v"):
+        assert torch.equal(actual[name][:3], expected[name][:3]), name
+        assert not actual[name][3:].isfinite().any(), name
+
+
+def test_repeated_runs_are_equal_to_the_last_bit():
+    tree = index("forest")
+    inputs = attention_inputs(tree, dtype=torch.float32, **EVERYTHING)
+    first, second = attend(inputs, tree), attend(inputs, tree)
+    assert all(torch.equal(x, second[n]) for n, x in first.items())
+
+
+def test_autocast_changes_nothing():
+    tree = index("ragged")
+    inputs = attention_inputs(tree, dtype=torch.bfloat16, pos_channels=1)
+    expected = attend(inputs, tree)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        actual = attend(inputs, tree)
+    assert all(torch.equal(x, expected[n]) for n, x in actual.items())
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.5])
+def test_it_is_one_graph_with_the_same_result_and_gradients(dropout_p):
+    tree = index("shuffled_forest")
+    inputs = attention_inputs(tree, **EVERYTHING)
+    torch._dynamo.reset()
+    compiled = torch.compile(hierarchical_attention, fullgraph=True, backend="aot_eager")
+    learned = [x.requires_grad_() for n, x in inputs.items() if n != "mass"]
+    results = []
+    for function in (hierarchical_attention, compiled):
+        torch.manual_seed(0)
+        out = function(
+            **inputs, tree=tree, backend="triton", dropout_p=dropout_p, training=True
+        )  # fmt: skip
+        results.append([out.detach(), *torch.autograd.grad(out.square().sum(), learned)])
+    torch._dynamo.reset()
+    assert_close(results[1], results[0])
+
+
+# --- dropout -------------------------------------------------------------------------------------
+
+
+def drop(inputs, tree, seed, p=0.4, **options):
+    torch.manual_seed(seed)
+    options = {"backend": "triton", "dropout_p": p, "training": True} | options
+    return hierarchical_attention(**inputs, tree=tree, **options)
+
+
+def test_dropout_follows_its_seed_and_stays_out_of_evaluation():
+    tree = index("forest")
+    inputs = attention_inputs(tree)
+    one = drop(inputs, tree, 1)
+    assert torch.equal(one, drop(inputs, tree, 1))
+    assert not torch.equal(one, drop(inputs, tree, 2))
+    plain = hierarchical_attention(**inputs, tree=tree, backend="triton")
+    assert torch.equal(plain, drop(inputs, tree, 1, training=False))
+    assert not drop(inputs, tree, 1, p=1.0).any()
+
+
+def test_the_mean_over_seeds_is_the_output_without_dropout():
+    # Heads are draws too.
+    tree = index("unequal_depths")
+    one = attention_inputs(tree, heads=1, value_channels=1)
+    one["v"] = one["v"].abs() + 1
+    draws, heads = 5, 30
+    inputs = {n: x.expand(-1, heads, -1) for n, x in one.items()}
+    out = torch.stack([drop(inputs, tree, seed) for seed in range(draws)]).squeeze(-1)
+    sample = out.movedim(1, 2).flatten(0, 1)
+    expected = hierarchical_attention(**one, tree=tree, backend="reference").flatten()
+    error = sample.std(0) / (draws * heads) ** 0.5
+    assert (error > 0).all()
+    assert ((sample.mean(0) - expected) / error).abs().max() < 5
+
+
+def test_two_backwards_of_one_graph_agree_under_dropout():
+    tree = index("forest")
+    inputs = {n: x.requires_grad_() for n, x in attention_inputs(tree).items()}
+    out = drop(inputs, tree, 5)
+    first = torch.autograd.grad(out.sum(), list(inputs.values()), retain_graph=True)
+    torch.manual_seed(99)
+    second = torch.autograd.grad(out.sum(), list(inputs.values()))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    # Linear in the values for the masks of this call, forward and backward alike.
+    assert_close((first[2] * inputs["v"]).sum(), out.sum())
+
+
+# --- the choice of a backend ---------------------------------------------------------------------
+
+
+def test_auto_is_triton_on_cuda_where_it_is_installed(monkeypatch):
+    cuda = torch.device("cuda", 1)
+    assert attention._resolve("auto", cuda) == "triton"
+    assert attention._resolve("auto", torch.device("cpu")) == "torch"
+    assert attention._resolve("torch", cuda) == "torch"
+    monkeypatch.setattr(triton, "INSTALLED", False)
+    assert attention._resolve("auto", cuda) == "torch"
+
+
+def small():
+    tree = index("star")
+    return attention_inputs(tree), tree
+
+
+def test_a_named_backend_that_is_not_installed_is_an_error(monkeypatch):
+    inputs, tree = small()
+    monkeypatch.setattr(triton, "INSTALLED", False)
+    with pytest.raises(ImportError, match=re.escape("pip install 'hsa_geometric[triton]'")):
+        hierarchical_attention(**inputs, tree=tree, backend="triton")
+
+
+def test_on_the_cpu_it_needs_the_interpreter(monkeypatch):
+    tree = TreeIndex.from_parent(zoo("star"))
+    monkeypatch.setattr(triton, "interpreted", lambda: False)
+    with pytest.raises(ValueError, match=r"CUDA .* \(got cpu; .* TRITON_INTERPRET=1"):
+        hierarchical_attention(**attention_inputs(tree), tree=tree, backend="triton")
+
+
+def test_the_kernels_are_imported_at_their_first_use():
+    script = """
+import sys, torch
+from hsa_geometric.functional import hierarchical_attention
+x = torch.ones(3, 1, 4)
+hierarchical_attention(x, x, x, torch.tensor([3, 3, 3, 3]))
+assert not any(m.startswith("hsa_geometric.kernels.triton.") for m in sys.modules)
+try:
+    hierarchical_attention(x, x, x, torch.tensor([3, 3, 3, 3]), backend="triton")
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "set TRITON_INTERPRET=1" in done.stdout
