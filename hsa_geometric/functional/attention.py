@@ -63,9 +63,9 @@ def hierarchical_attention(
         self_loop: whether a leaf attends to itself; the paper leaves it out.
         dropout_p: probability of dropping an attention weight in training.
         training: whether to apply dropout.
-        backend: ``'torch'``; ``'triton'``, kernels for CUDA devices; ``'reference'``, which is
-            dense; or ``'auto'``: on a CUDA device ``'triton'`` where Triton is installed, else
-            ``'torch'``. Nothing else is taken for a backend that cannot run.
+        backend: ``'torch'``; ``'triton'``, kernels for CUDA devices, which have run in Triton's
+            interpreter only and never on a GPU; ``'reference'``, which is dense; or ``'auto'``,
+            which is ``'torch'``. Nothing else is taken for a backend that cannot run.
         return_evidence: also return the log evidence of each tree,
             :math:`f_\mathrm{root} = \frac{1}{m} \sum_i m_i (\mathrm{logsumexp}_j(\log m_j +
             s_{ij}) - \mathrm{KL}_i)`: the higher, the closer to softmax.
@@ -114,8 +114,8 @@ def _resolve(backend: str, device: torch.device) -> str:
     """The backend that computes there; an error if it is named and cannot."""
     if backend not in BACKENDS:
         raise ValueError(f"Expected 'backend' to be one of {list(BACKENDS)} (got '{backend}')")
-    if backend == "auto":
-        return "triton" if device.type == "cuda" and triton.INSTALLED else "torch"
+    if backend == "auto":  # until the kernels have run on a GPU
+        return "torch"
     if backend == "triton":
         triton.check(device)
     return backend
