@@ -22,13 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Batch
 from torch_geometric.nn import MessagePassing
 from tqdm import tqdm
 
 from hsa_geometric import Hierarchy, coarsen, from_mesh
-from hsa_geometric.functional import lift
-from hsa_geometric.nn import HierarchicalAttentionConv
+from hsa_geometric.functional import clusters_at, hierarchical_attention, lift
 
 try:
     import matplotlib
@@ -156,66 +154,78 @@ class EdgeConv(MessagePassing):
     """Mean over neighbours of their features, gated by the edge."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(aggr="mean")
+        super().__init__(aggr="mean", node_dim=0)
         self.gate = nn.Sequential(nn.Linear(3, channels), nn.GELU(), nn.Linear(channels, channels))
-        self.lin = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor) -> Tensor:
-        """Features ``[N, channels]``."""
-        return self.lin(self.propagate(edge_index, x=x, gate=self.gate(edge_attr)))
+        """Features ``[N, cases, channels]``."""
+        return self.propagate(edge_index, x=x, gate=self.gate(edge_attr).unsqueeze(1))
 
     def message(self, x_j: Tensor, gate: Tensor) -> Tensor:
         """A neighbour's features, gated."""
         return x_j * gate
 
 
+class Block(nn.Module):
+    """Attention on the tree and message passing; what they do depends on the geometry alone."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.lin_query = nn.Linear(channels, channels)
+        self.lin_key = nn.Linear(channels, channels)
+        self.lin_value = nn.Linear(channels, channels, bias=False)
+        self.gates = nn.Linear(channels, 2 * channels)
+        self.lin_distant = nn.Linear(channels, channels, bias=False)
+        self.edges = EdgeConv(channels)
+        self.lin_local = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, x: Tensor, place: Tensor, data: Hierarchy) -> Tensor:
+        """Features ``[N, cases, channels]``, linear in ``x``."""
+        nodes, cases, channels = x.shape
+        width = channels // self.heads
+        q, k = (lin(place).view(nodes, self.heads, width) for lin in (self.lin_query, self.lin_key))
+        v = self.lin_value(x).view(nodes, cases, self.heads, width).transpose(1, 2).flatten(2)
+        out = hierarchical_attention(q, k, v, data.tree, mass=data.mass)
+        out = out.view(nodes, self.heads, cases, width).transpose(1, 2).flatten(2)
+        distant, local = self.gates(place).unsqueeze(1).chunk(2, dim=-1)
+        x = x + self.lin_distant(out * distant)
+        return x + self.lin_local(self.edges(x, data.edge_index, data.edge_attr) * local)
+
+
 class Surrogate(nn.Module):
-    """Message passing and attention on the tree, in turn; nothing depends on the resolution."""
+    """Linear in the load, as elasticity is; its weights do not depend on the resolution.
+
+    Queries, keys and gates come from the geometry, so all load cases share one attention.
+    """
 
     def __init__(self, places: int, channels: int = 32, layers: int = 3, heads: int = 4) -> None:
         super().__init__()
-        self.embed = nn.Sequential(
-            nn.Linear(places + 2, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels)
+        self.place = nn.Sequential(
+            nn.Linear(places, channels),
+            nn.GELU(),
+            nn.Linear(channels, channels),
+            nn.LayerNorm(channels),
         )
-        self.local = nn.ModuleList(EdgeConv(channels) for _ in range(layers))
-        self.distant = nn.ModuleList(
-            HierarchicalAttentionConv(channels, channels // heads, heads=heads)
-            for _ in range(layers)
-        )
-        self.mlp = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(channels),
-                nn.Linear(channels, 2 * channels),
-                nn.GELU(),
-                nn.Linear(2 * channels, channels),
-            )
-            for _ in range(layers)
-        )
-        self.norm = nn.ModuleList(nn.LayerNorm(channels) for _ in range(layers))
-        self.read = nn.Linear(channels, 2)
+        self.load = nn.Linear(2, channels, bias=False)
+        self.gates = nn.Linear(channels, 2 * channels)
+        self.blocks = nn.ModuleList(Block(channels, heads) for _ in range(layers))
+        self.read = nn.Linear(channels, 2, bias=False)
 
     def forward(self, load: Tensor, data: Hierarchy) -> Tensor:
-        """Displacement ``[N, 2]`` under ``load`` ``[N, 2]``."""
-        x = self.embed(torch.cat([data.place, load], dim=1))
-        for local, distant, norm, mlp in zip(
-            self.local, self.distant, self.norm, self.mlp, strict=True
-        ):
-            y = norm(x)
-            x = x + local(y, data.edge_index, data.edge_attr)
-            x = x + distant(y, data.tree, mass=data.mass)
-            x = x + mlp(x)
-        return self.read(x)
+        """Displacement ``[N, cases, 2]`` under ``load`` ``[N, cases, 2]``."""
+        place = self.place(data.place)
+        first, last = self.gates(place).unsqueeze(1).chunk(2, dim=-1)
+        x = self.load(load) * first
+        for block in self.blocks:
+            x = block(x, place, data)
+        return self.read(x * last)
 
 
-def rows(data: Hierarchy, name: str, cases: Tensor) -> Tensor:
-    """Loads or displacements of some cases, one sample after another."""
-    return data[name][:, cases].transpose(0, 1).flatten(0, 1)
-
-
-def relative_error(out: Tensor, true: Tensor, data: Hierarchy, cases: int) -> Tensor:
-    """Relative L2 error of each case, integrated over the area."""
-    mass = data.mass.unsqueeze(1)
-    square = [(mass * y.view(cases, -1, 2) ** 2).sum((1, 2)) for y in (out - true, true)]
+def relative_error(out: Tensor, true: Tensor, data: Hierarchy) -> Tensor:
+    """Relative L2 error ``[cases]`` of ``[N, cases, 2]``, integrated over the area."""
+    mass = data.mass.view(-1, 1, 1)
+    square = [(mass * y**2).sum((0, 2)) for y in (out - true, true)]
     return (square[0] / square[1]).sqrt()
 
 
@@ -232,19 +242,19 @@ def train(
 ) -> int:
     """Train on one level for a time; returns the steps taken."""
     generator = torch.Generator().manual_seed(seed)
-    batch = Batch.from_data_list([_geometry(data)] * batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-4)
     start, steps, part = time.perf_counter(), 0, 0.0
     with tqdm(total=round(seconds), unit="s", leave=False, disable=not progress) as bar:
         while part < 1:
             for group in optimizer.param_groups:
                 group["lr"] = lr * min(1, (steps + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * part))
-            chosen = torch.randint(cases, (batch_size,), generator=generator)
-            sign = 2 * torch.randint(2, (batch_size, 1, 1), generator=generator) - 1
-            sign = sign.expand(-1, data.num_nodes, 1).flatten(0, 1)  # the problem is linear
-            out = model(sign * rows(data, "load", chosen), batch)
-            true = sign * rows(data, "shift", chosen)
-            loss = relative_error(out, true, data, batch_size).mean()
+            # The problem is linear: a mixture of two cases is a case.
+            i, j = torch.randint(cases, (2, batch_size), generator=generator)
+            mix = torch.randn(2, batch_size, 1, generator=generator)
+            load, true = (
+                mix[0] * data[n][:, i] + mix[1] * data[n][:, j] for n in ("load", "shift")
+            )
+            loss = relative_error(model(load, data), true, data).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -258,24 +268,13 @@ def train(
 @torch.no_grad()
 def test(model: Surrogate, data: Hierarchy, cases: Tensor) -> float:
     """Mean relative error over some cases."""
-    errors = []
-    geometry = _geometry(data)
-    for case in cases.split(1):
-        out = model(rows(data, "load", case), geometry)
-        errors.append(relative_error(out, rows(data, "shift", case), data, 1))
-    return float(torch.cat(errors).mean())
-
-
-def _geometry(data: Hierarchy) -> Hierarchy:
-    """The sample without its many load cases."""
-    out = data.clone()
-    del out["load"], out["shift"]
-    return out
+    out = model(data.load[:, cases], data)
+    return float(relative_error(out, data.shift[:, cases], data).mean())
 
 
 def main(
     *,
-    seconds: float = 50.0,
+    seconds: float = 30.0,
     share: float = 0.5,
     level: int = -2,
     seeds: int = 3,
@@ -283,9 +282,9 @@ def main(
     test_cases: int = 48,
     refinements: int = 1,
     channels: int = 32,
-    lr: float = 3e-3,
+    lr: float = 5e-3,
     batch_size: int = 8,
-    first_test: int = 0,
+    first_test: int = 48,
     picture: Path | None = PICTURE,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -302,7 +301,8 @@ def main(
         channels: width of the model.
         lr: highest learning rate; on the mesh after the coarse level, half of it.
         batch_size: load cases a step.
-        first_test: where the held-out cases begin behind the training cases.
+        first_test: where the held-out cases begin behind the training cases; the settings were
+            chosen on others.
         picture: where to save it.
         progress: whether to show progress bars.
 
@@ -315,12 +315,7 @@ def main(
     fine, coarse = data[-1], data[level]
     # The least error of anything that is constant on each cluster.
     up = lift(coarse.shift.flatten(1), fine.tree, level).view_as(fine.shift)
-    floor = relative_error(
-        up[:, held_out].transpose(0, 1).flatten(0, 1),
-        rows(fine, "shift", held_out),
-        fine,
-        test_cases,
-    )
+    floor = relative_error(up[:, held_out], fine.shift[:, held_out], fine)
     result: dict[str, Any] = {
         "vertices": fine.num_nodes,
         "clusters": coarse.num_nodes,
@@ -394,8 +389,6 @@ def _draw(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from hsa_geometric.functional import clusters_at
-
     fine, coarse = data[-1], data[level]
     triangles = problem.triangles.numpy()
     figure, axes = plt.subplots(3, 2, figsize=(11, 7.6), layout="constrained")
@@ -413,11 +406,9 @@ def _draw(
     axis.scatter(*coarse.pos.T.numpy(), c=shades, cmap="tab20", s=size, linewidths=0)
     axis.set_title(f"the coarse level: {coarse.num_nodes} clusters")
 
-    one = torch.tensor([case])
-    true = rows(fine, "shift", one)
-    geometry = _geometry(fine)
+    true, force = fine.shift[:, case], fine.load[:, case]
     with torch.no_grad():
-        shown = {name: model(rows(fine, "load", one), geometry) for name, model in models.items()}
+        shown = {n: model(force.unsqueeze(1), fine).squeeze(1) for n, model in models.items()}
     scale = 0.45 / float(true.norm(dim=1).max())
     most = float(true.norm(dim=1).max())
 
@@ -432,13 +423,12 @@ def _draw(
         figure.colorbar(drawn, ax=axis, shrink=0.8)
 
     paint(axes[1, 0], true, true.norm(dim=1), most, "displacement: scikit-fem (enlarged)")
-    force = rows(fine, "load", one)
     strong = force.norm(dim=1) > 0.3 * force.norm(dim=1).max()
     every = strong.nonzero().view(-1)[::12]
     at = (fine.pos + scale * true)[every]
     axes[1, 0].quiver(*at.T.numpy(), *force[every].T.numpy(), color="red", width=0.003, scale=60)
     for axis, (name, out) in zip((axes[1, 1], axes[2, 0]), shown.items(), strict=True):
-        error = float(relative_error(out, true, fine, 1))
+        error = float(relative_error(out.unsqueeze(1), true.unsqueeze(1), fine))
         paint(axis, out, out.norm(dim=1), most, f"{name}: error {error:.2f}")
     names = list(shown)
     gap = (shown[names[0]] - true).norm(dim=1)
@@ -453,13 +443,12 @@ def _draw(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=50.0, help="wall time of each training")
+    parser.add_argument("--seconds", type=float, default=30.0, help="wall time of each training")
     parser.add_argument("--share", type=float, default=0.5, help="of it on the coarse level")
     parser.add_argument("--level", type=int, default=-2)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument(
-        "--first-test", type=int, default=0, help="other held-out cases, to tune on"
-    )
+    parser.add_argument("--lr", type=float, default=5e-3)
+    parser.add_argument("--first-test", type=int, default=48, help="0: other held-out cases")
     parser.add_argument("--picture", type=Path, default=PICTURE)
+    torch.set_num_threads(1)  # threads that wait for each other measure the machine's other work
     main(**vars(parser.parse_args()))

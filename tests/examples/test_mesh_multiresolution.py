@@ -58,16 +58,31 @@ def test_a_level_holds_the_means_of_its_clusters(example, problem):
 
 def test_relative_errors_weigh_by_area(example, problem):
     fine = example.levels(problem, (-1,))[-1]
-    true = example.rows(fine, "shift", torch.tensor([0, 2]))
-    assert_close(example.relative_error(1.5 * true, true, fine, 2), torch.tensor([0.5, 0.5]))
-    assert_close(example.relative_error(0 * true, true, fine, 2), torch.tensor([1.0, 1.0]))
+    true = fine.shift[:, [0, 2]]
+    half = torch.tensor([1.0, 0.5])
+    assert_close(example.relative_error(true * half.view(1, 2, 1), true, fine), 1 - half)
+    heaviest = int(fine.mass.argmax())
+    off = true.clone()
+    off[heaviest] += 1.0
+    expected = (2 * fine.mass[heaviest] / (fine.mass.view(-1, 1, 1) * true**2).sum((0, 2))).sqrt()
+    assert_close(example.relative_error(off, true, fine), expected)
+
+
+def test_the_model_is_linear_in_the_load(example, problem):
+    data = example.levels(problem, (-2,))[-2]
+    torch.manual_seed(0)
+    model = example.Surrogate(data.place.shape[1], 8)
+    a, b = data.load[:, :1], data.load[:, 1:2]
+    with torch.no_grad():
+        both = model(2 * a - b, data)
+        assert_close(both, 2 * model(a, data) - model(b, data), rtol=1e-3, atol=1e-5)
 
 
 def test_main_returns_the_numbers_and_draws(example, tmp_path, capsys):
     picture = tmp_path / "picture.png"
     result = example.main(
-        seconds=1.0, seeds=2, cases=6, test_cases=2, refinements=0, channels=8, batch_size=2,
-        picture=picture, progress=False,
+        seconds=1.0, seeds=2, cases=6, test_cases=2, first_test=0, refinements=0, channels=8,
+        batch_size=2, picture=picture, progress=False,
     )  # fmt: skip
     assert picture.stat().st_size > 10_000
     assert all(len(errors) == 2 for errors in result["error"].values())
