@@ -20,11 +20,11 @@ from .sweeps import CHUNK_ELEMENTS, chunks, scan_down, sweep_down, sweep_inner, 
 @torch.library.custom_op("hsa_geometric::mix", mutates_args=())
 def mix(mean: Tensor, share: Tensor, v: Tensor, own: Tensor, tree: list[Tensor]) -> Tensor:
     """Sum of share · M over each leaf and its ancestors, plus own · v: ``[N, H, D]``."""
-    plan = Plan(*tree)
+    plan = Plan.of(tree)
     step = max(1, CHUNK_ELEMENTS // v[0].numel())
     share = share.unsqueeze(-1)
     inner = None
-    if plan.deep or isinstance(plan.leaf_rows(), slice) or v.numel() <= CHUNK_ELEMENTS:
+    if plan.deep or isinstance(plan.leaf_rows, slice) or v.numel() <= CHUNK_ELEMENTS:
         out = plan.take_leaves(sweep_down(mean, plan, share=share))
     else:  # spare the leaves a second copy, where that would be fresh memory
         inner, out = sweep_inner(mean, share, plan), mean.new_empty(v.shape)
@@ -32,7 +32,7 @@ def mix(mean: Tensor, share: Tensor, v: Tensor, own: Tensor, tree: list[Tensor])
         rows = out[lo:hi]
         if inner is not None:
             leaf = plan.leaf[lo:hi]
-            torch.index_select(inner, 0, plan.above[leaf], out=rows)
+            torch.index_select(inner, 0, plan.leaf_above[lo:hi], out=rows)
             rows.addcmul_(mean.index_select(0, leaf), share.index_select(0, leaf))
         rows.addcmul_(v[lo:hi].to(out.dtype), own[lo:hi].unsqueeze(-1))
     return out

@@ -8,7 +8,8 @@ costs less than the calls; :func:`groups` finds the cheapest partition.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from .plan import Plan
 from .sweeps import CHUNK_ELEMENTS, chunks
 
 LOGITS = 1 << 20  # logits held at a time
+REMEMBERED = 1 << 20  # heads of nodes in a tree whose blocks are made once
 
 # Below this number of multiplications torch's batched product leaves MKL for a loop over results
 # that is five times slower.
@@ -83,70 +85,100 @@ def groups(
     return tuple(reversed(found))
 
 
-class Block(NamedTuple):
+@dataclass(eq=False)
+class Block:
     """Members of some families, as many columns as the largest has.
+
+    Values of a block are ``[F * heads, b, width]``.
 
     Attributes:
         members: ``[F, b]`` positions. A smaller family repeats its last member: whatever it holds,
             NaN too, stays in the family.
         target: ``[F, b]`` where results go: as ``members``, but for a repeated one the row behind
-            the last, which is thrown away.
-        absent: ``[F, b]`` where a member is repeated; None where none is. Nobody may see it, and
-            what it asks for must not reach the gradients of what it asks.
+            the last, which is thrown away. Where values are read from there, that row says what
+            becomes of such a member: nobody may see it, and what it asks for must not reach the
+            gradients of what it asks.
         start: the first position if all are consecutive, else -1.
     """
 
     members: Tensor
     target: Tensor
-    absent: Tensor | None
     start: int = -1
+    memo: dict[tuple[int | bool, ...], Tensor] = field(default_factory=dict, repr=False)
 
-    def take(self, x: Tensor, heads: int, at: int = 0, width: int | None = None) -> Tensor:
-        """Columns ``at : at + heads * width`` of ``x [T, C]`` as ``[F, heads, b, width]``."""
+    def take(
+        self, x: Tensor, heads: int, at: int = 0, width: int | None = None, ended: bool = False
+    ) -> Tensor:
+        """Columns ``at : at + heads * width`` of ``x [T, C]``; ``x [T + 1, C]`` if ``ended``."""
         width = x.shape[1] // heads if width is None else width
-        index, step = _index(self.members, x.shape[1], heads, at, width)
-        return x.reshape(-1, step).index_select(0, index.view(-1)).view(*index.shape[:3], width)
+        step = math.gcd(x.shape[1], at, width) or 1
+        index = self._index(x.shape[1] // step, heads, width // step, ended)
+        x = x.reshape(-1, step)
+        x = x[at // step :] if at else x
+        return x.index_select(0, index.view(-1)).view(-1, self.members.shape[1], width)
+
+    def take_for_all(self, x: Tensor, heads: int) -> Tensor:
+        """``x [T + 1]`` as ``[F * heads, b]``, for each head the same."""
+        index = self._index(1, heads, -1, True)
+        return x.index_select(0, index.view(-1)).view(-1, self.members.shape[1])
 
     def put(self, out: Tensor, x: Tensor, at: int = 0, first: int = 0, add: bool = False) -> None:
-        """Write ``x [F, heads, n, width]``, members from ``first`` on, to ``out [T + 1, C]``."""
+        """Write ``x [F * heads, n, width]``, members from ``first`` on, to ``out [T + 1, C]``."""
+        families, size = self.members.shape
+        heads, width = x.shape[0] // families, x.shape[2]
         if self.start >= 0 and not add:  # one strided copy
-            families, heads, _, width = x.shape
-            here = out[self.start : self.start + self.members.numel()]
-            here = here[:, at : at + heads * width].unflatten(0, (families, -1))
-            here = here.unflatten(2, (heads, width))[:, first : first + x.shape[2]]
-            here.transpose(1, 2).copy_(x)
+            here = out[self.start : self.start + families * size]
+            here = here[:, at : at + heads * width].unflatten(0, (families, size))
+            here = here.unflatten(2, (heads, width))[:, first : first + x.shape[1]]
+            here.transpose(1, 2).copy_(x.unflatten(0, (families, heads)))
             return
-        rows = self.target[:, first : first + x.shape[2]]
-        index, step = _index(rows, out.shape[1], x.shape[1], at, x.shape[3])
+        step = math.gcd(out.shape[1], at, width) or 1
+        index = self._index(out.shape[1] // step, heads, width // step, True)
+        index = index if x.shape[1] == size else index[:, :, first : first + x.shape[1]].reshape(-1)
         out = out.view(-1, step)
-        x = x.reshape(-1, step)
+        out = out[at // step :] if at else out
         if add:
-            out.index_add_(0, index.view(-1), x)
+            out.index_add_(0, index.view(-1), x.reshape(-1, step))
         else:
-            out.index_copy_(0, index.view(-1), x)
+            out.index_copy_(0, index.view(-1), x.reshape(-1, step))
 
+    def _index(self, pieces: int, heads: int, each: int, ended: bool) -> Tensor:
+        """Where values are in rows of ``pieces`` pieces, ``each`` for a head: ``[F, H, b, each]``.
 
-def _index(rows: Tensor, columns: int, heads: int, at: int, width: int) -> tuple[Tensor, int]:
-    """Where the numbers are, ``[F, heads, b, pieces]``, in pieces of the second result's length.
-
-    Moving pieces of rows to where they are needed is one pass; moving rows and transposing is two.
-    """
-    step = math.gcd(columns, at, width) or 1
-    index = (rows * (columns // step)).view(rows.shape[0], 1, -1, 1)
-    return index + _within(heads, at, width, step, rows.device), step
+        Moving pieces of rows to where they are needed is one pass; moving rows and transposing is
+        two. With ``each`` -1 all heads read the same.
+        """
+        ended = ended and self.target is not self.members
+        key = (pieces, heads, each, ended)
+        if key not in self.memo:
+            rows = self.target if ended else self.members
+            index = (rows * pieces).view(rows.shape[0], 1, -1, 1)
+            if each < 0:
+                index = index.expand(-1, heads, -1, -1).contiguous()
+            else:
+                index = index + _within(heads, each, rows.device)
+            self.memo[key] = index
+        return self.memo[key]
 
 
 @lru_cache(maxsize=256)
-def _within(heads: int, at: int, width: int, step: int, device: torch.device) -> Tensor:
-    """Places ``[heads, 1, pieces]`` within a row."""
-    return (torch.arange(heads * width // step, device=device) + at // step).view(heads, 1, -1)
+def _within(heads: int, each: int, device: torch.device) -> Tensor:
+    """Places ``[heads, 1, each]`` within a row."""
+    return torch.arange(heads * each, device=device).view(heads, 1, each)
 
 
-def blocks(plan: Plan, heads: int, width: int) -> Iterator[Block]:
+def blocks(plan: Plan, heads: int, width: int) -> Iterable[Block]:
     """All nodes once, in an order that depends on the tree and the sizes alone."""
-    num_nodes = plan.up.shape[0]
-    table = tuple(map(tuple, plan.sizes.tolist()))
-    for b, g0, g1, padded, position in groups(table, heads, width, LOGITS):
+    if plan.num_nodes * heads > REMEMBERED:
+        return _made(plan, heads, width)
+    key = ("blocks", heads, width, LOGITS, CHUNK_ELEMENTS)
+    if key not in plan.memo:
+        plan.memo[key] = list(_made(plan, heads, width))
+    return plan.memo[key]
+
+
+def _made(plan: Plan, heads: int, width: int) -> Iterator[Block]:
+    for b, g0, g1, padded, position in groups(plan.sizes, heads, width, LOGITS):
         step = max(1, min(LOGITS // max(1, heads * b * b), CHUNK_ELEMENTS // (b * heads * width)))
         column = torch.arange(b, device=plan.up.device)
         for lo, hi in chunks(g0, g1, step):
@@ -154,11 +186,10 @@ def blocks(plan: Plan, heads: int, width: int) -> Iterator[Block]:
             if not padded:
                 members = first + column
                 start = position + (lo - g0) * b if position >= 0 else -1
-                yield Block(members, members, None, start)
+                yield Block(members, members, start)
                 continue
-            absent = column >= size
             members = first + torch.minimum(column, size - 1)
-            yield Block(members, members.masked_fill(absent, num_nodes), absent)
+            yield Block(members, members.masked_fill(column >= size, plan.num_nodes))
 
 
 def pieces(heads: int, size: int) -> Iterator[tuple[int, int]]:

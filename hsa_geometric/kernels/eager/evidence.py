@@ -22,10 +22,10 @@ def evidence(
     leaf_f: Tensor, sibling: Tensor, weight: Tensor, log_mass: Tensor, tree: list[Tensor]
 ) -> Tensor:
     """f ``[T, H]`` from leaf values ``[N, H]``, S ``[T, H]``, w ``[T]`` and log mass ``[T]``."""
-    plan = Plan(*tree)
+    plan = Plan.of(tree)
     f = sibling.new_empty(sibling.shape)
     f.index_copy_(0, plan.leaf, leaf_f)
-    if plan.levels.shape[0] == 0:
+    if not plan.levels:
         return f
     # All leaves at once, then inner nodes alone.
     roots, inner = plan.num_roots, plan.inner
@@ -38,13 +38,14 @@ def evidence(
 
     w_inner = weight.index_select(0, inner).unsqueeze(1)
     s_inner = sibling.index_select(0, inner).masked_fill_(w_inner == 0, 0.0)
-    for f0, f1, *_, lo, hi in reversed(plan.levels.tolist()):
+    for level in reversed(plan.levels):
+        lo, hi = level.lo, level.hi
         if lo == hi:
             continue
         term = torch.logaddexp(f_inner[lo:hi], s_inner[lo:hi])
-        if f1 - f0 > 1:
-            total = segment_sum(term, plan.inner_ptr[f0 : f1 + 1] - lo, w_inner[lo:hi, 0])
-            f_inner.index_add_(0, plan.family_inner[f0:f1], total)
+        if level.f1 - level.f0 > 1:
+            total = segment_sum(term, level.inner_ptr, w_inner[lo:hi, 0])
+            f_inner.index_add_(0, level.inner_parents, total)
         else:  # deep trees are made of such levels; the parent is the one inner node above
             above = f_inner[lo - 1 : lo]
             if hi - lo > 1:

@@ -1,15 +1,51 @@
-"""The tree as the operators receive it."""
+"""The tree as the operators receive it, and what they work out about it once."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Hashable
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
-class Plan(NamedTuple):
-    """:attr:`hsa_geometric.TreeIndex.tensors`, by name."""
+class Level(NamedTuple):
+    """One level below the roots; the numbers are a row of :attr:`TreeIndex.levels`.
+
+    Families ``f0:f1``, nodes ``n0:n1``, the first parent ``p0`` if the parents are consecutive
+    (else -1), the family ``size`` if all agree (else 0), the inner nodes ``lo:hi``.
+
+    Attributes:
+        parents: positions of the families' parents.
+        ptr: where the families begin, counted from ``n0``, and the end.
+        inner_parents: the parents, as inner nodes are numbered.
+        inner_ptr: where the inner members of the families begin, counted from ``lo``, and the end.
+    """
+
+    f0: int
+    f1: int
+    n0: int
+    n1: int
+    p0: int
+    size: int
+    lo: int
+    hi: int
+    parents: Tensor
+    ptr: Tensor
+    inner_parents: Tensor
+    inner_ptr: Tensor
+
+
+@dataclass(eq=False)
+class Plan:
+    """:attr:`hsa_geometric.TreeIndex.tensors`, by name, and what follows from them.
+
+    Operators receive a list of tensors, once for each layer and pass; :meth:`of` gives the same
+    plan for the same list for as long as the tree lives.
+    """
 
     up: Tensor
     leaf: Tensor
@@ -20,34 +56,102 @@ class Plan(NamedTuple):
     family_inner: Tensor
     above: Tensor
     by_size: Tensor
-    levels: Tensor
-    sizes: Tensor
-    layout: Tensor
+    level_table: Tensor
+    size_table: Tensor
+    num_roots: int
+    first_leaf: int
     pass_table: Tensor
     pass_child: Tensor
     pass_above: Tensor
     pass_parent: Tensor
     pass_ptr: Tensor
+    memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, tree: list[Tensor]) -> Plan:
+        """The plan of a tree, made at the first call."""
+        layout = tree[LAYOUT]
+        plan = _PLANS.get(layout)
+        if plan is None or plan.up is not tree[0]:
+            # Holding the key itself would keep the tree alive.
+            numbers = layout.tolist()
+            plan = _PLANS[layout] = cls(*tree[:LAYOUT], *numbers, *tree[LAYOUT + 1 :])
+        return plan
 
     @property
-    def num_roots(self) -> int:
-        """Roots have positions ``0 .. num_roots - 1``."""
-        return int(self.layout[0])
+    def num_nodes(self) -> int:
+        """Positions are ``0 .. num_nodes - 1``; roots come first."""
+        return self.up.shape[0]
 
     @property
     def deep(self) -> bool:
         """Whether sweeps run in passes of logarithmic number instead of level by level."""
         return self.pass_table.shape[0] > 0
 
+    @cached_property
+    def levels(self) -> list[Level]:
+        """Levels below the roots, from the top."""
+        table = self.level_table
+        if table.shape[0] == 0:
+            return []
+        families = table[:, 1] - table[:, 0]
+        counts = (families + 1).to(self.up.device)
+        number = torch.arange(table.shape[0], device=self.up.device)
+        number = number.repeat_interleave(counts, output_size=len(self.family_ptr) + len(table) - 1)
+        # Families of a level and, once more, the first of the next: as many as bounds.
+        bound = torch.arange(number.shape[0], device=number.device) - number
+        start = table.to(number.device)[number]
+        ptr = self.family_ptr[bound] - start[:, 2]
+        inner_ptr = self.inner_ptr[bound] - start[:, 6]
+        sizes, bounds = families.tolist(), (families + 1).tolist()
+        columns = zip(
+            table.tolist(),
+            self.family_parent.split(sizes),
+            ptr.split(bounds),
+            self.family_inner.split(sizes),
+            inner_ptr.split(bounds),
+            strict=True,
+        )
+        return [Level(*row, *tensors) for row, *tensors in columns]
+
+    @cached_property
+    def sizes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Rows of :attr:`TreeIndex.sizes`."""
+        return tuple(tuple(row) for row in self.size_table.tolist())
+
+    @cached_property
+    def passes(self) -> list[tuple[int, int, int, int, int]]:
+        """Rows of :attr:`Passes.table`."""
+        return [tuple(row) for row in self.pass_table.tolist()]
+
+    @cached_property
     def leaf_rows(self) -> slice | Tensor:
         """Positions of the leaves: a slice where they are consecutive."""
-        start = int(self.layout[1])
+        start = self.first_leaf
         return self.leaf if start < 0 else slice(start, start + self.leaf.shape[0])
+
+    @cached_property
+    def row(self) -> Tensor:
+        """``[T]`` row of ``x`` of each leaf; 0 for inner nodes, for want of a better one."""
+        row = torch.zeros_like(self.up)
+        return row.index_copy_(0, self.leaf, torch.arange(self.leaf.shape[0], device=row.device))
+
+    @cached_property
+    def leaf_above(self) -> Tensor:
+        """``[N]`` which inner node is the parent of each leaf."""
+        return self.above.index_select(0, self.leaf)
 
     def take_leaves(self, y: Tensor) -> Tensor:
         """Leaf rows of ``y [T, C]``: a view where they are consecutive."""
-        rows = self.leaf_rows()
+        rows = self.leaf_rows
         return y[rows] if isinstance(rows, slice) else y.index_select(0, rows)
+
+
+_PLANS = WeakTensorKeyDictionary()
+
+# The number of tensors of a tree, and which of them is its layout: the CPU tensor that names it.
+NUM_TENSORS = len(fields(Plan)) - 2
+LAYOUT = [f.name for f in fields(Plan)].index("num_roots")
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -56,4 +160,4 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 # What a backward returns for the tree: autograd wants the structure of the input.
-NO_GRAD: list[None] = [None] * len(Plan._fields)
+NO_GRAD: list[None] = [None] * NUM_TENSORS

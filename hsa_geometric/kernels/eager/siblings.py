@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .blocks import FEWEST_PRODUCTS, Block, blocks, pieces
@@ -24,9 +25,9 @@ from .plan import NO_GRAD, Plan
 
 
 class Operands(NamedTuple):
-    """What the families of a block hold: ``[F, H, b, *]``; of a piece, fewer queries.
+    """What the families of a block hold: ``[F H, b, *]``; of a piece, fewer queries.
 
-    ``bias`` is the log mass of who answers, ``[F, 1, 1, b]``: −∞ where a member is absent.
+    ``bias`` is the log mass of who answers, ``[F H, b]``: −∞ where a member is absent.
     """
 
     q: Tensor
@@ -38,9 +39,11 @@ class Operands(NamedTuple):
 
     def queries(self, start: int, stop: int) -> Operands:
         """The piece that asks for queries ``start:stop``; all members answer."""
+        if stop - start == self.q.shape[1]:
+            return self
         return self._replace(
-            q=self.q[:, :, start:stop],
-            pos_q=None if self.pos_q is None else self.pos_q[:, :, start:stop],
+            q=self.q[:, start:stop],
+            pos_q=None if self.pos_q is None else self.pos_q[:, start:stop],
         )
 
 
@@ -50,21 +53,6 @@ class Columns(NamedTuple):
     heads: int
     width: int
 
-    def take(self, block: Block, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v of a block."""
-        h, d = self.heads, self.width
-        values = qkv.shape[1] // h - 2 * d
-        return (
-            block.take(qkv, h, 0, d),
-            block.take(qkv, h, h * d, d),
-            block.take(qkv, h, 2 * h * d, values),
-        )
-
-    def put(self, block: Block, out: Tensor, q: Tensor, k: Tensor, v: Tensor, add=False) -> None:
-        """Write them back."""
-        for i, x in enumerate((q, k, v)):
-            block.put(out, x, at=i * self.heads * self.width, add=add)
-
     def operands(
         self,
         block: Block,
@@ -73,49 +61,58 @@ class Columns(NamedTuple):
         pos_k: Tensor | None,
         log_mass: Tensor,
     ) -> Operands:
-        """All that attention in a block reads."""
+        """All that attention in a block reads; ``log_mass [T + 1]`` ends with −∞."""
+        h, d = self.heads, self.width
         return Operands(
-            *self.take(block, qkv),
-            bias_of(block, log_mass),
-            None if pos_q is None else block.take(pos_q.flatten(1), self.heads),
-            None if pos_k is None else block.take(pos_k.flatten(1), self.heads),
+            block.take(qkv, h, 0, d),
+            block.take(qkv, h, h * d, d),
+            block.take(qkv, h, 2 * h * d, qkv.shape[1] // h - 2 * d),
+            block.take_for_all(log_mass, h),
+            None if pos_q is None else block.take(pos_q.flatten(1), h),
+            None if pos_k is None else block.take(pos_k.flatten(1), h),
         )
 
 
-def bias_of(block: Block, log_mass: Tensor) -> Tensor:
-    """The term of the logits that queries and keys have no part in."""
-    bias = block.take(log_mass.unsqueeze(1), 1).transpose(-1, -2)
-    if block.absent is None:
-        return bias
-    return bias.masked_fill(block.absent.unsqueeze(1).unsqueeze(1), -math.inf)
+def ended(x: Tensor, value: float) -> Tensor:
+    """``x [T, ...]`` and a row more: what holds for members that a block repeats."""
+    return F.pad(x, (*[0] * (2 * x.dim() - 1), 1), value=value)
 
 
 def product(p: Tensor, v: Tensor) -> Tensor:
-    """``p [F, H, n, b]`` times ``v [F, H, b, D]``; term by term where torch would be slow."""
-    terms = p.shape[-1]
-    if p.device.type != "cpu" or p.shape[-2] * terms * v.shape[-1] >= FEWEST_PRODUCTS:
-        return torch.matmul(p, v)
-    out = p[..., :1] * v[..., :1, :]
+    """``p [G, n, b]`` times ``v [G, b, D]``; term by term where torch would be slow."""
+    terms = p.shape[2]
+    if p.device.type != "cpu" or p.shape[1] * terms * v.shape[2] >= FEWEST_PRODUCTS:
+        return torch.bmm(p, v)
+    out = p[..., :1] * v[:, :1]
     for j in range(1, terms):
-        out = out.addcmul_(p[..., j : j + 1], v[..., j : j + 1, :])
+        out = out.addcmul_(p[..., j : j + 1], v[:, j : j + 1])
     return out
 
 
 def logits(x: Operands, start: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Logits ``[F, H, n, b]`` of a piece, −∞ on the diagonal, and the diagonal ``[F, H, n, 1]``."""
-    families, heads, queries, _ = x.q.shape
-    s = torch.baddbmm(
-        x.bias.expand(-1, heads, -1, -1).flatten(0, 1).expand(-1, queries, -1),
-        x.q.flatten(0, 1),
-        x.k.flatten(0, 1).transpose(-1, -2),
-        alpha=scale,
-    ).unflatten(0, (families, heads))
+    """Logits ``[G, b, n]`` of a piece, −∞ on the diagonal, and the diagonal ``[G, n, 1]``.
+
+    Keys come before queries: sums over short last dimensions are not vectorised.
+    """
+    queries = x.q.shape[1]
+    bias = x.bias.unsqueeze(2).expand(-1, -1, queries)
+    s = torch.baddbmm(bias, x.k, x.q.transpose(1, 2), alpha=scale)
     if x.pos_q is not None and x.pos_k is not None:
-        s += torch.matmul(x.pos_q, x.pos_k.transpose(-1, -2))
-    diagonal = s.diagonal(start, -2, -1)[..., :queries]
-    own = diagonal.clone().unsqueeze(-1)
+        s = s.baddbmm_(x.pos_k, x.pos_q.transpose(1, 2))
+    diagonal = s.diagonal(-start, 1, 2)[:, :queries]
+    own = diagonal.clone().unsqueeze(2)
     diagonal.fill_(-math.inf)
     return s, own
+
+
+def highest(s: Tensor) -> Tensor:
+    """The maximum ``[G, 1, n]`` of ``s [G, b, n]``, by halves where torch is not vectorised."""
+    if s.shape[2] >= 32 or s.device.type != "cpu":
+        return s.amax(1, keepdim=True)
+    while s.shape[1] > 1:
+        half = (s.shape[1] + 1) // 2
+        s = torch.maximum(s[:, :half], s[:, -half:])
+    return s
 
 
 class Dropout:
@@ -131,7 +128,7 @@ class Dropout:
         """Zeros, and elsewhere 1 / (1 − p), for the logits of a piece; None to drop nothing."""
         if self.generator is None:
             return None
-        shape = (*x.q.shape[:3], x.k.shape[2])
+        shape = (x.k.shape[0], x.k.shape[1], x.q.shape[1])
         draw = torch.rand(shape, generator=self.generator, device=x.q.device)
         return (draw >= self.p).to(x.q.dtype) / max(1.0 - self.p, 1e-30)
 
@@ -139,17 +136,18 @@ class Dropout:
 def attend(
     x: Operands, start: int, scale: float, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """M ``[F, H, n, Dv]``, S and the diagonal ``[F, H, n, 1]``, in differentiable operations."""
+    """M ``[G, n, Dv]``, S and the diagonal ``[G, n, 1]``, in differentiable operations."""
     s, own = logits(x, start, scale)
-    top = s.detach().amax(-1, keepdim=True).clamp_(min=torch.finfo(s.dtype).min)
+    top = highest(s.detach()).clamp(min=torch.finfo(s.dtype).min)
     p = s.sub_(top).exp_()
     # The sum is at least 1, or 0 where there is no sibling of positive mass: M = 0 and S = -inf,
     # whose derivatives are hidden, not NaN.
-    total = p.sum(-1, keepdim=True)
+    total = p.sum(1, keepdim=True)
     some = total.clamp(min=0.5)
     log_total = (some.log() + top).masked_fill(total == 0, -math.inf)
     p = p if mask is None else p * mask
-    return product(p, x.v) / some, log_total, own
+    mean = product(p.transpose(1, 2), x.v).div_(some.transpose(1, 2))
+    return mean, log_total.transpose(1, 2), own
 
 
 @torch.library.custom_op("hsa_geometric::siblings", mutates_args=())
@@ -166,14 +164,14 @@ def siblings(
     tree: list[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """M ``[T, H, Dv]``, S and own logits ``[T, H]`` from node means q, k, v beside each other."""
-    columns, nodes = Columns(heads, width), qkv.shape[0]
+    columns, nodes, log_mass = Columns(heads, width), qkv.shape[0], ended(log_mass, -math.inf)
     mean = qkv.new_empty(nodes + 1, qkv.shape[1] - 2 * heads * width)
     total, own = qkv.new_empty(nodes + 1, heads), qkv.new_empty(nodes + 1, heads)
     drop = Dropout(dropout_p, seed, qkv.device)
     with torch.autocast(qkv.device.type, enabled=False):
-        for block in blocks(Plan(*tree), heads, width):
+        for block in blocks(Plan.of(tree), heads, width):
             every = columns.operands(block, qkv, pos_q, pos_k, log_mass)
-            for start, stop in pieces(heads, every.k.shape[2]):
+            for start, stop in pieces(heads, every.k.shape[1]):
                 x = every.queries(start, stop)
                 m, s, o = attend(x, start, scale, drop.mask(x))
                 block.put(mean, m, first=start)
@@ -206,43 +204,44 @@ def siblings_backward(
         \partial s_{AB} = p_{AB} \left( \partial M_A \cdot \bar v_B - \partial M_A \cdot M_A
         + \partial S_A \right)
     """
-    columns, nodes = Columns(heads, width), qkv.shape[0]
+    columns, nodes, log_mass = Columns(heads, width), qkv.shape[0], ended(log_mass, -math.inf)
     grad_qkv = qkv.new_empty(nodes + 1, qkv.shape[1])
     grad_pq = None if pos_q is None else qkv.new_empty(nodes + 1, pos_q[0].numel())
     grad_pk = None if pos_k is None else qkv.new_empty(nodes + 1, pos_k[0].numel())
     drop = Dropout(dropout_p, seed, qkv.device)
-    lowest = torch.finfo(qkv.dtype).min
+    grad_mean, mean = grad_mean.flatten(1), mean.flatten(1)
+    # Absent members, as if they attended to nobody: weights exp(s - inf).
+    total = ended(total.clamp(min=torch.finfo(qkv.dtype).min), math.inf)
     with torch.autocast(qkv.device.type, enabled=False):
-        for block in blocks(Plan(*tree), heads, width):
+        for block in blocks(Plan.of(tree), heads, width):
             every = columns.operands(block, qkv, pos_q, pos_k, log_mass)
-            by_mean = block.take(grad_mean.flatten(1), heads)
-            by_total, by_own = block.take(grad_total, heads), block.take(grad_own, heads)
+            by_mean, by_own = block.take(grad_mean, heads), block.take(grad_own, heads)
             # What every logit of a row shares: the derivative of S, less the mean of the others.
-            shared = by_total - (by_mean * block.take(mean.flatten(1), heads)).sum(-1, keepdim=True)
-            top = block.take(total, heads).clamp_(min=lowest)
-            if block.absent is not None:  # as if they attended to nobody
-                top.masked_fill_(block.absent.view(top.shape[0], 1, -1, 1), math.inf)
+            shared = (by_mean * block.take(mean, heads)).sum(-1, keepdim=True)
+            shared = block.take(grad_total, heads).sub_(shared).transpose(1, 2)
+            top = block.take(total, heads, ended=True).transpose(1, 2)
             sums: list[Tensor] = []
-            for start, stop in pieces(heads, every.k.shape[2]):
-                rows = (slice(None), slice(None), slice(start, stop))
-                x, g = every.queries(start, stop), by_mean[rows]
+            for start, stop in pieces(heads, every.k.shape[1]):
+                x, g = every.queries(start, stop), by_mean[:, start:stop]
                 p, _ = logits(x, start, scale)
-                p = p.sub_(top[rows]).exp_()
+                p = p.sub_(top[..., start:stop]).exp_()
                 mask = drop.mask(x)
-                ds = torch.matmul(g, x.v.transpose(-1, -2))
+                ds = torch.bmm(x.v, g.transpose(1, 2))
                 if mask is not None:
                     ds *= mask
-                ds += shared[rows]
+                ds += shared[..., start:stop]
                 ds *= p
-                diagonal = ds.diagonal(start, -2, -1)[..., : stop - start]
-                diagonal += by_own[rows].squeeze(-1)
+                diagonal = ds.diagonal(-start, 1, 2)[:, : stop - start]
+                diagonal += by_own[:, start:stop, 0]
                 p = p if mask is None else p * mask
-                back = ds.transpose(-1, -2)
-                block.put(grad_qkv, product(ds, x.k).mul_(scale), first=start)
-                piece = [product(back, x.q).mul_(scale), product(p.transpose(-1, -2), g)]
+                back = ds.transpose(1, 2)
+                position = []
                 if grad_pq is not None and x.pos_q is not None and x.pos_k is not None:
-                    block.put(grad_pq, product(ds, x.pos_k), first=start)
-                    piece.append(product(back, x.pos_q))
+                    block.put(grad_pq, product(back, x.pos_k), first=start)
+                    position = [product(ds, x.pos_q)]
+                ds *= scale
+                block.put(grad_qkv, product(back, x.k), first=start)
+                piece = [product(ds, x.q), product(p, g), *position]
                 sums = [a.add_(b) for a, b in zip(sums, piece, strict=True)] if sums else piece
             block.put(grad_qkv, sums[0], at=heads * width)
             block.put(grad_qkv, sums[1], at=2 * heads * width)
@@ -279,12 +278,13 @@ def siblings_double_backward(
     with dropout masks of its own gives the :obj:`mask` of a block's piece from a query on.
     """
     again = torch.is_grad_enabled()
-    columns = Columns(heads, width)
-    given = [grad_mean.flatten(1), grad_total, grad_own]
+    columns, log_mass = Columns(heads, width), ended(log_mass, -math.inf)
+    given = [ended(x, 0.0) for x in (grad_mean.flatten(1), grad_total, grad_own)]
     position = [] if pos_q is None or pos_k is None else [pos_q.flatten(1), pos_k.flatten(1)]
     read = ["q", "k", "v", "pos_q", "pos_k"][: 5 if position else 3]
     by_pos_q, by_pos_k = grads[1:] or (None, None)
-    result = [x.new_zeros(x.shape[0] + 1, *x.shape[1:]) for x in [*given, qkv, *position]]
+    result = [torch.zeros_like(x) for x in given]
+    result += [x.new_zeros(x.shape[0] + 1, *x.shape[1:]) for x in [qkv, *position]]
     if mask is None:
         drop = Dropout(dropout_p, seed, qkv.device)
 
@@ -294,16 +294,13 @@ def siblings_double_backward(
     def leaf(x: Tensor) -> Tensor:
         return x if again and x.requires_grad else x.detach().requires_grad_()
 
-    def present(x: Tensor) -> Tensor:
-        absent = block.absent
-        return x if absent is None else x.masked_fill(absent.view(len(x), 1, -1, 1), 0.0)
-
     with torch.autocast(qkv.device.type, enabled=False):
-        for block in blocks(Plan(*tree), heads, width):
+        for block in blocks(Plan.of(tree), heads, width):
             for start, stop in pieces(heads, block.members.shape[1]):
-                rows = (slice(None), slice(None), slice(start, stop))
                 with torch.enable_grad():
-                    cotangents = [leaf(present(block.take(x, heads))[rows]) for x in given]
+                    cotangents = [
+                        leaf(block.take(x, heads, ended=True)[:, start:stop]) for x in given
+                    ]
                     x = columns.operands(block, qkv, pos_q, pos_k, log_mass).queries(start, stop)
                     x = x._replace(**{n: leaf(getattr(x, n)) for n in read})
                     inputs = [getattr(x, n) for n in read]

@@ -21,7 +21,7 @@ import torch_geometric.typing
 from torch import Tensor
 from torch_geometric.utils import segment
 
-from .plan import NO_GRAD, Plan, accumulator
+from .plan import NO_GRAD, Level, Plan, accumulator
 
 # Rows moved at a time where a level needs a temporary: small enough to stay in the cache and to
 # come from memory that the allocator already holds (fresh pages cost more than the copy).
@@ -54,32 +54,31 @@ def segment_sum(
 
 
 def add_to_parents(
-    y: Tensor, plan: Plan, level: list[int], x: Tensor, weight: Tensor | None, write: bool = False
+    y: Tensor, level: Level, x: Tensor, weight: Tensor | None, write: bool = False
 ) -> None:
     """Add to the parents' rows of ``y [T, C]`` the sums over their families of a level's ``x``.
 
     Args:
         y: node values.
-        plan: the tree.
-        level: a row of :attr:`Plan.levels`.
+        level: one of :attr:`Plan.levels`.
         x: values of the level's nodes.
         weight: weights of the level's nodes.
         write: overwrite the parents' rows, whatever they hold.
     """
-    f0, f1, n0, _, p0 = level[:5]
-    if f1 - f0 == 1:  # deep trees are made of such levels: spare them all that segments need
+    families, p0 = level.f1 - level.f0, level.p0
+    if families == 1:  # deep trees are made of such levels: spare them all that segments need
         # (no matrix product, which autocast would do in half precision)
         x = x if weight is None else x * weight.unsqueeze(1)
         total = x.sum(0, keepdim=True)
     else:
-        total = segment_sum(x, plan.family_ptr[f0 : f1 + 1] - n0, weight)
+        total = segment_sum(x, level.ptr, weight)
     if p0 >= 0:
-        rows = y[p0 : p0 + f1 - f0]
+        rows = y[p0 : p0 + families]
         rows.copy_(total) if write else rows.add_(total)
     elif write:
-        y.index_copy_(0, plan.family_parent[f0:f1], total)
+        y.index_copy_(0, level.parents, total)
     else:
-        y.index_add_(0, plan.family_parent[f0:f1], total)
+        y.index_add_(0, level.parents, total)
 
 
 def up_(y: Tensor, plan: Plan, weight: Tensor | None, write: bool = False) -> Tensor:
@@ -92,7 +91,7 @@ def up_(y: Tensor, plan: Plan, weight: Tensor | None, write: bool = False) -> Te
         if write:
             y.index_fill_(0, plan.family_parent, 0)
         factor = None if weight is None else along_passes(weight, plan)
-        for k0, k1, m0, m1, _ in plan.pass_table.tolist():
+        for k0, k1, m0, m1, _ in plan.passes:
             child, ptr = plan.pass_child[k0:k1], plan.pass_ptr[m0 : m1 + 1] - k0
             if factor is None or by_node:
                 total = segment_sum(y, ptr, None if factor is None else factor[k0:k1], child)
@@ -100,19 +99,19 @@ def up_(y: Tensor, plan: Plan, weight: Tensor | None, write: bool = False) -> Te
                 total = segment_sum(y.index_select(0, child) * factor[k0:k1], ptr, None)
             y.index_add_(0, plan.pass_parent[m0:m1], total)
         return y
-    for level in reversed(plan.levels.tolist()):
-        rows = slice(level[2], level[3])
+    for level in reversed(plan.levels):
+        rows = slice(level.n0, level.n1)
         below, w = y[rows], None if weight is None else weight[rows]
         if by_node or w is None:
-            add_to_parents(y, plan, level, below, w, write)
+            add_to_parents(y, level, below, w, write)
         else:
-            add_to_parents(y, plan, level, below * w, None, write)
+            add_to_parents(y, level, below * w, None, write)
     return y
 
 
 def along_passes(weight: Tensor, plan: Plan) -> Tensor:
     """Product ``[K, ...]`` of the edge weights ``[T, ...]`` from each giver to its receiver."""
-    table, jump = plan.pass_table.tolist(), plan.up
+    table, jump = plan.passes, plan.up
     out = weight.new_empty(plan.pass_child.shape[0], *weight.shape[1:])
     for exponent in range(max(row[4] for row in table) + 1):
         for k0, k1, _, _, r in table:
@@ -133,7 +132,7 @@ def sweep_down(
     if plan.deep:
         z = (x if share is None else x * share).to(accumulator(x.dtype), copy=share is None)
         factor = None if weight is None else along_passes(weight, plan)
-        for k0, k1, *_ in reversed(plan.pass_table.tolist()):
+        for k0, k1, *_ in reversed(plan.passes):
             given = z.index_select(0, plan.pass_above[k0:k1])
             given = given if factor is None else given * factor[k0:k1]
             z.index_add_(0, plan.pass_child[k0:k1], given)
@@ -156,7 +155,7 @@ def sweep_down(
         else:
             torch.addcmul(above, here, factor, out=out)
 
-    for f0, f1, n0, n1, p0, b, *_ in plan.levels.tolist():
+    for f0, f1, n0, n1, p0, b, *_ in plan.levels:
         if f1 - f0 == 1:
             write(slice(n0, n1), z[p0 : p0 + 1])
         elif b > 0 and p0 >= 0:  # families of one size below consecutive parents: one broadcast
@@ -176,8 +175,8 @@ def sweep_inner(x: Tensor, share: Tensor, plan: Plan) -> Tensor:
     z = x.new_empty(inner.shape[0] + 1, *x.shape[1:], dtype=accumulator(x.dtype))
     z[-1] = 0
     step = max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
-    levels = plan.levels.tolist()
-    for start, stop in [(0, levels[0][6] if levels else 0), *(level[6:8] for level in levels)]:
+    first = plan.levels[0].lo if plan.levels else 0
+    for start, stop in [(0, first), *((level.lo, level.hi) for level in plan.levels)]:
         for lo, hi in chunks(start, stop, step):
             here, rows = inner[lo:hi], z[lo:hi]
             over = z.index_select(0, above[here])
@@ -195,14 +194,11 @@ def from_leaves(xs: list[Tensor], plan: Plan) -> Tensor:
     """Leaf rows ``[N, C_i]`` beside each other as node rows ``[T, sum C_i]``; inner ones unset."""
     width = sum(x.shape[1] for x in xs)
     y = xs[0].new_empty(plan.up.shape[0], width, dtype=accumulator(xs[0].dtype))
-    rows = plan.leaf_rows()
+    rows, row = plan.leaf_rows, plan.row
     if isinstance(rows, slice):
         torch.cat([x.to(y.dtype) for x in xs], dim=1, out=y[rows])
         return y
-    # Rows are read in any order and written in sequence, which is faster than the reverse; inner
-    # nodes read row 0 for want of a better one.
-    row = torch.zeros_like(plan.up)
-    row.index_copy_(0, plan.leaf, torch.arange(plan.leaf.shape[0], device=row.device))
+    # Rows are read in any order and written in sequence, which is faster than the reverse.
     for lo, hi in chunks(0, y.shape[0], max(1, CHUNK_ELEMENTS // max(1, width))):
         parts = [x.index_select(0, row[lo:hi]).to(y.dtype) for x in xs]
         torch.cat(parts, dim=1, out=y[lo:hi])
@@ -215,14 +211,14 @@ def from_leaves(xs: list[Tensor], plan: Plan) -> Tensor:
 @torch.library.custom_op("hsa_geometric::up", mutates_args=())
 def up(xs: list[Tensor], weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     """Leaf values ``[N, C_i]`` to node values ``[T, sum C_i]``, ``weight [T]`` a constant."""
-    plan = Plan(*tree)
+    plan = Plan.of(tree)
     return up_(from_leaves(xs, plan), plan, weight, write=True)
 
 
 @torch.library.custom_op("hsa_geometric::down", mutates_args=())
 def down(z: Tensor, weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     """Node values ``[T, C]`` to leaf values ``[N, C]``, ``weight [T]`` a constant."""
-    plan = Plan(*tree)
+    plan = Plan.of(tree)
     weight = None if weight is None else weight.unsqueeze(1)
     return plan.take_leaves(sweep_down(z, plan, weight))
 
@@ -230,13 +226,13 @@ def down(z: Tensor, weight: Tensor | None, tree: list[Tensor]) -> Tensor:
 @torch.library.custom_op("hsa_geometric::scan_up", mutates_args=())
 def scan_up(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
     """Upward sweep of node values ``[T, H]`` with differentiable weights ``[T, H]``."""
-    return up_(x.clone(), Plan(*tree), weight)
+    return up_(x.clone(), Plan.of(tree), weight)
 
 
 @torch.library.custom_op("hsa_geometric::scan_down", mutates_args=())
 def scan_down(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
     """Downward sweep of node values ``[T, H]`` with differentiable weights ``[T, H]``."""
-    return sweep_down(x, Plan(*tree), weight)
+    return sweep_down(x, Plan.of(tree), weight)
 
 
 @up.register_fake
