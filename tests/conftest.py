@@ -1,8 +1,11 @@
-"""Loaded before any test: how Triton's kernels run here."""
+"""Loaded before any test: how asserts are shown, and how Triton's kernels run here."""
 
 import os
 
+import pytest
 import torch
+
+pytest.register_assert_rewrite("helpers")  # its asserts explain themselves too
 
 # Triton reads this when it is imported, which torch_geometric does. Without a GPU its kernels run
 # in its interpreter.

@@ -142,7 +142,7 @@ def test_a_tiny_run_writes_tables_json_and_a_picture(monkeypatch, capsys, tmp_pa
 
 
 def test_peak_memory_is_of_the_call_alone():
-    pytest.importorskip("resource")
+    pytest.importorskip("resource", reason="resource is a Unix module")
     from benchmarks.memory import in_fresh_process
 
     cell = ("balanced", 20_000, "floor", "forward")

@@ -3,21 +3,16 @@ import math
 
 import pytest
 import torch
+from helpers import leaf_sets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Batch
 
 from hsa_geometric.builders.grids import from_grid
 from hsa_geometric.builders.sequences import from_sequence
-from hsa_geometric.functional import aggregate, clusters_at
+from hsa_geometric.functional import clusters_at
 
 shapes = st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple)
-
-
-def leaf_sets(h):
-    """The leaves below each inner node, in the order of the nodes."""
-    below = aggregate(torch.eye(h.num_nodes), h.tree) > 0
-    return [frozenset(row.nonzero().view(-1).tolist()) for row in below[h.num_nodes :]]
 
 
 def boxes(shape, window):

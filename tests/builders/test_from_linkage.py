@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import leaf_sets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster import hierarchy as sch
@@ -29,20 +30,6 @@ def linkages(draw):
         rows.append([min(a, b), max(a, b), height, count[-1]])
         free.append(n + i)
     return np.array(rows, dtype=np.float64).reshape(-1, 4)
-
-
-def leaf_sets(h):
-    """The leaf rows below each inner node, in ascending id."""
-    sets = [set() for _ in range(h.num_tree_nodes)]
-    leaves = h.tree.leaf_ids.tolist()
-    parent = h.parent.tolist()
-    for row, leaf in enumerate(leaves):
-        node = leaf
-        sets[node].add(row)
-        while parent[node] != node:
-            node = parent[node]
-            sets[node].add(row)
-    return [frozenset(s) for i, s in enumerate(sets) if i not in set(leaves)]
 
 
 def clusters_of(labels):

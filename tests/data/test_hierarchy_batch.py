@@ -3,6 +3,7 @@ import pickle
 
 import pytest
 import torch
+from helpers import assert_same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Batch, InMemoryDataset
@@ -45,13 +46,6 @@ def sample(parent, seed=0, sizes=True):
 
 def samples(sizes=True):
     return [sample(parent, i, sizes) for i, parent in enumerate(PARENTS)]
-
-
-def assert_same(one, other):
-    assert type(one) is type(other)
-    assert set(one.keys()) == set(other.keys())
-    for key in sorted(one.keys()):
-        torch.testing.assert_close(one[key], other[key], rtol=0, atol=0)
 
 
 def assert_is_batch_of(batch, data_list):

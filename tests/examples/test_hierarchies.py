@@ -1,30 +1,18 @@
 """The example on sources of hierarchies, and the table of the README that shows it."""
 
 import ast
-import importlib.util
 import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import load_example
 
 from hsa_geometric import Hierarchy, TreeIndex, builders
 
 ROOT = Path(__file__).parents[2]
 SECTION = "## From your data to a hierarchy"
-
-
-def load():
-    spec = importlib.util.spec_from_file_location(
-        "hierarchies_example", ROOT / "examples" / "hierarchies.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-    return module
 
 
 def readme_rows():
@@ -36,7 +24,7 @@ def readme_rows():
     return rows[1:]
 
 
-example = load()
+example = load_example("hierarchies")
 ROWS = readme_rows()
 IDS = [re.search(r"/(\w+)\.png", row[2])[1] for row in ROWS]
 

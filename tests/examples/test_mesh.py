@@ -1,25 +1,16 @@
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import load_example
 from torch_geometric.data import Batch
 
 from hsa_geometric import TreeIndex
 
-PATH = Path(__file__).parents[2] / "examples" / "mesh.py"
-
 
 @pytest.fixture(scope="module")
 def mesh():
-    spec = importlib.util.spec_from_file_location("mesh_example", PATH)
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("sys").modules, spec.name, module)
-        spec.loader.exec_module(module)
-        yield module
+    return load_example("mesh")
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,14 @@
 import dataclasses
-import importlib.util
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
-
-PATH = Path(__file__).parents[2] / "examples" / "mesh_multiresolution.py"
+from helpers import load_example
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("mesh_multiresolution_example", PATH)
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("sys").modules, spec.name, module)
-        spec.loader.exec_module(module)
-        yield module
+    return load_example("mesh_multiresolution")
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,11 @@
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import load_example
 from torch_geometric.data import Batch
 
-PATH = Path(__file__).parents[2] / "examples" / "molecules.py"
-SPEC = importlib.util.spec_from_file_location("example_molecules", PATH)
-molecules = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(molecules)
+molecules = load_example("molecules")
 
 PARACETAMOL = "CC(=O)Nc1ccc(O)cc1"
 SMILES = ["C", "[Na+].[Cl-]", PARACETAMOL, "c1ccc2ccccc2c1", "CN(C)CCOC(c1ccccc1)c2ccccc2"]

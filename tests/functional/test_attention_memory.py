@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-resource = pytest.importorskip("resource")
+resource = pytest.importorskip("resource", reason="resource is a Unix module")
 
 SCRIPT = """
 import resource

@@ -64,7 +64,7 @@ def test_a_slice_of_a_larger_tensor_gives_the_same(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_torch_scatter_gives_what_plain_torch_gives(dtype, monkeypatch):
-    pytest.importorskip("torch_scatter")
+    pytest.importorskip("torch_scatter", reason="'make test-scatter' has it, as in CI")
     x, weight, ptr = rand(9, 4, dtype=dtype), rand(9, dtype=dtype), torch.tensor([0, 2, 5, 9])
     monkeypatch.setattr(WITH_SCATTER, True)
     expected = segment_sum(x, ptr, weight)

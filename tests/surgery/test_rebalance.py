@@ -3,6 +3,7 @@ import copy
 import networkx as nx
 import pytest
 import torch
+from helpers import assert_same, rows_below
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Batch
@@ -22,19 +23,6 @@ from hsa_geometric.testing import (
 )
 
 
-def leaf_sets(parent):
-    """Rows of the leaves below each node id."""
-    parent = parent.tolist()
-    inner = {p for a, p in enumerate(parent) if p != a}
-    sets = [set() for _ in parent]
-    for row, node in enumerate(a for a in range(len(parent)) if a not in inner):
-        sets[node].add(row)
-        while parent[node] != node:
-            node = parent[node]
-            sets[node].add(row)
-    return sets
-
-
 def ancestors(parent):
     parent, out = parent.tolist(), []
     for node in range(len(parent)):
@@ -47,7 +35,7 @@ def ancestors(parent):
 
 def tree_order(parent):
     """Leaf rows left to right: siblings in the order of their first leaves, by plain recursion."""
-    sets, above = leaf_sets(parent), parent.tolist()
+    sets, above = rows_below(parent), parent.tolist()
 
     def walk(node):
         below = [a for a, p in enumerate(above) if p == node != a]
@@ -99,7 +87,7 @@ def test_runs_follow_the_leaves_not_the_ids_of_inner_nodes():
     # Family of root 9: inner 7 (leaf rows 0, 1), leaf row 2, inner 8 (rows 3, 4), leaves 5, 6.
     parent = torch.tensor([7, 7, 9, 8, 8, 9, 9, 9, 9, 9])
     out = rebalance(from_parent(parent), max_branching=2)
-    sets = leaf_sets(out.parent)
+    sets = rows_below(out.parent)
     assert [sorted(s) for s in sets[10:]] == [[0, 1, 2, 3, 4], [5, 6], [0, 1, 2]]
 
 
@@ -139,7 +127,7 @@ def test_without_a_depth_nodes_only_come(parent, branching):
 
 
 def assert_invariants(h, out):
-    old, new = leaf_sets(h.parent), leaf_sets(out.parent)
+    old, new = rows_below(h.parent), rows_below(out.parent)
     assert [sets for sets in new if len(sets) == 0] == []
     kind = out.tree_kind.tolist()
     kept = {k: i for i, k in reversed(list(enumerate(kind)))}  # the first of each kind
@@ -222,12 +210,6 @@ def sample(parent, seed=0):
     h.tree_kind = torch.randint(9, (nodes,), generator=g)
     h.inner_x = torch.rand(nodes - leaves, 2, generator=g)
     return h
-
-
-def assert_same(one, other):
-    assert set(one.keys()) == set(other.keys())
-    for key in sorted(one.keys()):
-        torch.testing.assert_close(one[key], other[key], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("bounds", [{"max_branching": 2}, {"max_depth": 2}, {}])

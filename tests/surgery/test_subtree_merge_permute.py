@@ -3,6 +3,7 @@ import copy
 import networkx as nx
 import pytest
 import torch
+from helpers import assert_same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Batch, Data
@@ -11,12 +12,6 @@ from hsa_geometric.builders import from_clusters, from_networkx, from_parent, to
 from hsa_geometric.functional import hierarchical_attention
 from hsa_geometric.surgery import collapse_chains, merge, permute_leaves, subtree
 from hsa_geometric.testing import attention_inputs, forests, zoo
-
-
-def assert_same(one, other):
-    assert set(one.keys()) == set(other.keys())
-    for key in sorted(one.keys()):
-        torch.testing.assert_close(one[key], other[key], rtol=0, atol=0)
 
 
 def sample(parent, seed=0):

@@ -1,4 +1,3 @@
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -6,6 +5,7 @@ import datamol
 import networkx as nx
 import pytest
 import torch
+from helpers import leaf_sets, load_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, RDConfig
@@ -24,16 +24,6 @@ CAFFEINE = "Cn1cnc2c1c(=O)n(C)c(=O)n2C"  # methyls 0, 9, 13; C=O at 6-7 and 10-1
 
 def mol(smiles):
     return Chem.MolFromSmiles(smiles)
-
-
-def sets(h):
-    """The atoms under each inner node."""
-    tree = nx.DiGraph((p, i) for i, p in enumerate(h.parent.tolist()) if i != p)
-    atoms = range(h.num_nodes)
-    return [
-        frozenset(nx.descendants(tree, node)) & set(atoms)
-        for node in range(h.num_nodes, h.num_tree_nodes)
-    ]
 
 
 def pieces(labels):
@@ -165,7 +155,7 @@ def test_the_nodes_are_the_groups_of_two_atoms_or_more_each_once(levels):
         groups = {frozenset(range(m.GetNumAtoms()))}.union(
             *map(pieces, atom_groups(m, levels=levels))
         )
-        nodes = sets(h)
+        nodes = leaf_sets(h)
         assert len(nodes) == len(set(nodes))
         assert set(nodes) == {group for group in groups if len(group) > 1}
 
@@ -192,10 +182,7 @@ def test_ring_systems_are_rings_merged_where_they_share_atoms():
 
 def test_functional_groups_are_ertls_but_for_aromatic_atoms():
     # RDKit ships this implementation beside its package, not inside.
-    path = Path(RDConfig.RDContribDir) / "IFG" / "ifg.py"
-    spec = importlib.util.spec_from_file_location("ifg", path)
-    ifg = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(ifg)
+    ifg = load_module(Path(RDConfig.RDContribDir) / "IFG" / "ifg.py")
     more = [
         "OCC1OC(CC1O)n2cnc3C(O)CNC=Nc32",
         "CC(O)C1C2C(C)C(=C(N2C1=O)C(=O)O)SC3CNC(C3)",
@@ -239,8 +226,8 @@ def test_any_levels_of_any_molecule_make_a_tree_that_moves_with_the_atoms(m, lev
     random.shuffle(order)
     moved = from_molecule(Chem.RenumberAtoms(m, order), levels=levels)
     kinds, moved_kinds = (t.tree_kind[t.num_nodes :].tolist() for t in (h, moved))
-    there = [frozenset(order[i] for i in group) for group in sets(moved)]
-    assert set(zip(there, moved_kinds, strict=True)) == set(zip(sets(h), kinds, strict=True))
+    there = [frozenset(order[i] for i in group) for group in leaf_sets(moved)]
+    assert set(zip(there, moved_kinds, strict=True)) == set(zip(leaf_sets(h), kinds, strict=True))
 
 
 @pytest.mark.parametrize("levels", [("brics", "rings"), ALL])

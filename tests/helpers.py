@@ -1,0 +1,49 @@
+"""What several test files use; pytest puts this folder on the path, as it has a conftest."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load_module(path):
+    """The module in a file that is not on the path."""
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_loaded", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and PyG's layers look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_example(name):
+    return load_module(EXAMPLES / f"{name}.py")
+
+
+def rows_below(parent):
+    """The rows of the leaves below each node, by a plain walk; a leaf is below itself."""
+    parent = parent.tolist()
+    inner = {p for a, p in enumerate(parent) if p != a}
+    sets = [set() for _ in parent]
+    for row, node in enumerate(a for a in range(len(parent)) if a not in inner):
+        sets[node].add(row)
+        while parent[node] != node:
+            node = parent[node]
+            sets[node].add(row)
+    return [frozenset(s) for s in sets]
+
+
+def leaf_sets(h):
+    """The rows of the leaves below each inner node, by ascending id."""
+    leaves = set(h.tree.leaf_ids.tolist())
+    return [rows for node, rows in enumerate(rows_below(h.parent)) if node not in leaves]
+
+
+def assert_same(one, other):
+    """Two data objects are of one type and hold the same tensors."""
+    assert type(one) is type(other)
+    assert set(one.keys()) == set(other.keys())
+    for key in sorted(one.keys()):
+        torch.testing.assert_close(one[key], other[key], rtol=0, atol=0)
