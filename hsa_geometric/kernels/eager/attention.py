@@ -103,6 +103,23 @@ class Operators(NamedTuple):
 TORCH = Operators()
 
 
+def proportions(total: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Each node's share of its parent's mass, and its log mass, from its mass ``[T]``."""
+    above = total.index_select(0, up).clamp(min=torch.finfo(total.dtype).tiny)
+    return total / above, total.log()
+
+
+def unit_mass(tree: TreeIndex, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The :func:`proportions` where every leaf has mass 1; remembered by the tree's plan."""
+    if torch.compiler.is_compiling():
+        return proportions(tree.count.to(dtype), tree.up)
+    memo = Plan.of(tree.tensors).memo
+    if ("unit mass", dtype) not in memo:
+        with torch.inference_mode(False):
+            memo["unit mass", dtype] = proportions(tree.count.to(dtype), tree.up)
+    return memo["unit mass", dtype]
+
+
 def hierarchical_attention(
     q: Tensor,
     k: Tensor,
@@ -121,11 +138,11 @@ def hierarchical_attention(
 ) -> tuple[Tensor, Tensor]:
     """Output ``[N, H, Dv]`` and log evidence ``[trees, H]``; arguments are already checked."""
     dtype, tensors, device = accumulator(q.dtype), tree.tensors, q.device
-    total = tree.count.to(dtype)
-    if mass is not None:
+    if mass is None:
+        weight, log_mass = unit_mass(tree, dtype)
+    else:
         total = operators.up([mass.detach().to(dtype).unsqueeze(1)], None, tensors).squeeze(1)
-    log_mass = total.log()
-    weight = total / total[tree.up].clamp(min=torch.finfo(dtype).tiny)
+        weight, log_mass = proportions(total, tree.up)
     seen = None if mass is None else (mass > 0).view(-1, 1, 1)
 
     if seen is not None:  # padding may hold anything, and its means are 0
@@ -154,13 +171,14 @@ def hierarchical_attention(
     )
     if bias is not None:
         own = own - bias.squeeze(-1)
-    own = own[tree.leaf] if self_loop else own.new_full((tree.num_leaves, 1), -math.inf)
+    own = own.index_select(0, tree.leaf) if self_loop else own.new_full((tree.num_leaves, 1), -math.inf)
     f = operators.evidence(own.expand(-1, q.shape[1]), sibling, weight, log_mass, tensors)
 
     # W_A = W_parent g_A down the tree, W_root = g_root: 1 unless a tree holds no evidence at all.
     keep = inside(f, sibling)
-    is_root = (tree.up == torch.arange(tree.num_nodes, device=device)).unsqueeze(1)
-    reach = operators.scan_down(torch.where(is_root, keep, 0.0), keep, tensors)
-    share = reach[tree.up] * (1.0 - keep)
-    alone = F.dropout(reach[tree.leaf], dropout_p) if dropout_p > 0.0 else reach[tree.leaf]
+    top = F.pad(keep[: tree.num_trees], (0, 0, 0, tree.num_nodes - tree.num_trees))
+    reach = operators.scan_down(top, keep, tensors)
+    share = reach.index_select(0, tree.up) * (1.0 - keep)
+    alone = reach.index_select(0, tree.leaf)
+    alone = F.dropout(alone, dropout_p) if dropout_p > 0.0 else alone
     return operators.mix(average, share, v, alone, tensors), f[: tree.num_trees]

@@ -7,6 +7,7 @@ costs less than the calls; :func:`groups` finds the cheapest partition.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -104,18 +105,32 @@ class Block:
     members: Tensor
     target: Tensor
     start: int = -1
-    memo: dict[tuple[int | bool, ...], Tensor] = field(default_factory=dict, repr=False)
+    memo: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
 
-    def take(
-        self, x: Tensor, heads: int, at: int = 0, width: int | None = None, ended: bool = False
-    ) -> Tensor:
-        """Columns ``at : at + heads * width`` of ``x [T, C]``; ``x [T + 1, C]`` if ``ended``."""
-        width = x.shape[1] // heads if width is None else width
-        step = math.gcd(x.shape[1], at, width) or 1
-        index = self._index(x.shape[1] // step, heads, width // step, ended)
-        x = x.reshape(-1, step)
-        x = x[at // step :] if at else x
-        return x.index_select(0, index.view(-1)).view(-1, self.members.shape[1], width)
+    def take(self, x: Tensor, heads: int, ended: bool = False) -> Tensor:
+        """Values ``x [T, heads * width]``; ``x [T + 1, ...]`` if :obj:`ended`."""
+        index = self._index(heads, heads, 1, ended)
+        x = x.reshape(-1, x.shape[1] // heads)
+        return x.index_select(0, index.view(-1)).view(-1, self.members.shape[1], x.shape[1])
+
+    def take_parts(
+        self, x: Tensor, heads: int, widths: tuple[int, ...]
+    ) -> list[Tensor]:
+        """Values that stand beside each other in ``x [T, sum(heads * widths)]``, in one pass."""
+        step = math.gcd(*widths) or 1
+        key = (heads, *widths)
+        if key not in self.memo:
+            starts = itertools.accumulate((heads * w for w in widths[:-1]), initial=0)
+            with torch.inference_mode(False):
+                self.memo[key] = torch.cat([
+                    self._index(x.shape[1] // step, heads, w // step, False).view(-1) + at // step
+                    for at, w in zip(starts, widths, strict=True)
+                ])  # fmt: skip
+        taken = x.reshape(-1, step).index_select(0, self.memo[key]).view(-1)
+        size = self.members.shape[1]
+        count = self.members.shape[0] * heads * size
+        parts = taken.split([count * w for w in widths])
+        return [p.view(-1, size, w) for p, w in zip(parts, widths, strict=True)]
 
     def take_for_all(self, x: Tensor, heads: int) -> Tensor:
         """``x [T + 1]`` as ``[F * heads, b]``, for each head the same."""
@@ -151,13 +166,13 @@ class Block:
         ended = ended and self.target is not self.members
         key = (pieces, heads, each, ended)
         if key not in self.memo:
-            rows = self.target if ended else self.members
-            index = (rows * pieces).view(rows.shape[0], 1, -1, 1)
-            if each < 0:
-                index = index.expand(-1, heads, -1, -1).contiguous()
-            else:
-                index = index + _within(heads, each, rows.device)
-            self.memo[key] = index
+            with torch.inference_mode(False):
+                rows = self.target if ended else self.members
+                index = (rows * pieces).view(rows.shape[0], 1, -1, 1)
+                if each < 0:
+                    self.memo[key] = index.expand(-1, heads, -1, -1).contiguous()
+                else:
+                    self.memo[key] = index + _within(heads, each, rows.device)
         return self.memo[key]
 
 
@@ -173,7 +188,8 @@ def blocks(plan: Plan, heads: int, width: int) -> Iterable[Block]:
         return _made(plan, heads, width)
     key = ("blocks", heads, width, LOGITS, CHUNK_ELEMENTS)
     if key not in plan.memo:
-        plan.memo[key] = list(_made(plan, heads, width))
+        with torch.inference_mode(False):
+            plan.memo[key] = list(_made(plan, heads, width))
     return plan.memo[key]
 
 

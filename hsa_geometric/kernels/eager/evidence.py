@@ -28,11 +28,12 @@ def evidence(
     if not plan.levels:
         return f
     # All leaves at once, then inner nodes alone.
-    roots, inner = plan.num_roots, plan.inner
-    leaf_term = torch.zeros_like(sibling)
-    leaf_term.index_copy_(0, plan.leaf, torch.logaddexp(leaf_f, sibling.index_select(0, plan.leaf)))
-    leaf_term.masked_fill_((weight == 0).unsqueeze(1), 0.0)
-    by_family = segment_sum(leaf_term[roots:], plan.family_ptr - roots, weight[roots:])
+    inner = plan.inner
+    rows, members, ptr = plan.leaf_members
+    w_leaf = weight.index_select(0, members)
+    term = torch.logaddexp(leaf_f, sibling.index_select(0, plan.leaf))
+    term.masked_fill_((weight.index_select(0, plan.leaf) == 0).unsqueeze(1), 0.0)
+    by_family = segment_sum(term, ptr, w_leaf, rows)
     f_inner = torch.empty_like(by_family).index_copy_(0, plan.family_inner, by_family)
     f_inner.masked_fill_(log_mass.index_select(0, inner).isneginf().unsqueeze(1), -math.inf)
 

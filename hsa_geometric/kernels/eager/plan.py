@@ -19,6 +19,7 @@ class Level(NamedTuple):
     (else -1), the family ``size`` if all agree (else 0), the inner nodes ``lo:hi``.
 
     Attributes:
+        above: position of each node's parent.
         parents: positions of the families' parents.
         ptr: where the families begin, counted from ``n0``, and the end.
         inner_parents: the parents, as inner nodes are numbered.
@@ -33,6 +34,7 @@ class Level(NamedTuple):
     size: int
     lo: int
     hi: int
+    above: Tensor
     parents: Tensor
     ptr: Tensor
     inner_parents: Tensor
@@ -89,6 +91,12 @@ class Plan:
         return self.pass_table.shape[0] > 0
 
     @cached_property
+    def rows(self) -> list[int]:
+        """How many nodes are on each level, the roots first."""
+        return [self.num_roots, *(self.level_table[:, 3] - self.level_table[:, 2]).tolist()]
+
+    @cached_property
+    @torch.inference_mode(False)
     def levels(self) -> list[Level]:
         """Levels below the roots, from the top."""
         table = self.level_table
@@ -106,6 +114,7 @@ class Plan:
         sizes, bounds = families.tolist(), (families + 1).tolist()
         columns = zip(
             table.tolist(),
+            self.up.split(self.rows)[1:],
             self.family_parent.split(sizes),
             ptr.split(bounds),
             self.family_inner.split(sizes),
@@ -131,12 +140,24 @@ class Plan:
         return self.leaf if start < 0 else slice(start, start + self.leaf.shape[0])
 
     @cached_property
+    @torch.inference_mode(False)
     def row(self) -> Tensor:
         """``[T]`` row of ``x`` of each leaf; 0 for inner nodes, for want of a better one."""
         row = torch.zeros_like(self.up)
         return row.index_copy_(0, self.leaf, torch.arange(self.leaf.shape[0], device=row.device))
 
     @cached_property
+    @torch.inference_mode(False)
+    def leaf_members(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Leaves by family: their rows of ``x``, their positions, and where families begin."""
+        is_leaf = torch.zeros_like(self.up, dtype=torch.bool)
+        is_leaf[self.leaf] = True
+        is_leaf[: self.num_roots] = False
+        position = is_leaf.nonzero().view(-1)
+        return self.row[position], position, torch.searchsorted(position, self.family_ptr)
+
+    @cached_property
+    @torch.inference_mode(False)
     def leaf_above(self) -> Tensor:
         """``[N]`` which inner node is the parent of each leaf."""
         return self.above.index_select(0, self.leaf)

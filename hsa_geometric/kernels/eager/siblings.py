@@ -64,9 +64,7 @@ class Columns(NamedTuple):
         """All that attention in a block reads; ``log_mass [T + 1]`` ends with −∞."""
         h, d = self.heads, self.width
         return Operands(
-            block.take(qkv, h, 0, d),
-            block.take(qkv, h, h * d, d),
-            block.take(qkv, h, 2 * h * d, qkv.shape[1] // h - 2 * d),
+            *block.take_parts(qkv, h, (d, d, qkv.shape[1] // h - 2 * d)),
             block.take_for_all(log_mass, h),
             None if pos_q is None else block.take(pos_q.flatten(1), h),
             None if pos_k is None else block.take(pos_k.flatten(1), h),
@@ -94,12 +92,11 @@ def logits(x: Operands, start: int, scale: float) -> tuple[Tensor, Tensor]:
 
     Keys come before queries: sums over short last dimensions are not vectorised.
     """
-    queries = x.q.shape[1]
-    bias = x.bias.unsqueeze(2).expand(-1, -1, queries)
-    s = torch.baddbmm(bias, x.k, x.q.transpose(1, 2), alpha=scale)
+    s = torch.bmm(x.k, x.q.transpose(1, 2))
+    s = torch.add(x.bias.unsqueeze(2), s, alpha=scale, out=None if s.requires_grad else s)
     if x.pos_q is not None and x.pos_k is not None:
         s = s.baddbmm_(x.pos_k, x.pos_q.transpose(1, 2))
-    diagonal = s.diagonal(-start, 1, 2)[:, :queries]
+    diagonal = s.diagonal(-start, 1, 2)[:, : s.shape[2]]
     own = diagonal.clone().unsqueeze(2)
     diagonal.fill_(-math.inf)
     return s, own
@@ -107,7 +104,7 @@ def logits(x: Operands, start: int, scale: float) -> tuple[Tensor, Tensor]:
 
 def highest(s: Tensor) -> Tensor:
     """The maximum ``[G, 1, n]`` of ``s [G, b, n]``, by halves where torch is not vectorised."""
-    if s.shape[2] >= 32 or s.device.type != "cpu":
+    if s.shape[2] >= 32 or s.numel() < 1 << 14 or s.device.type != "cpu":
         return s.amax(1, keepdim=True)
     while s.shape[1] > 1:
         half = (s.shape[1] + 1) // 2

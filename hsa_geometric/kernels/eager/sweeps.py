@@ -27,6 +27,9 @@ from .plan import NO_GRAD, Level, Plan, accumulator
 # come from memory that the allocator already holds (fresh pages cost more than the copy).
 CHUNK_ELEMENTS = 1 << 19
 
+# Numbers of a level below which the fewest calls are the fastest.
+SMALL = 1 << 14
+
 
 def segment_sum(
     x: Tensor, ptr: Tensor, weight: Tensor | None, rows: Tensor | None = None
@@ -138,16 +141,10 @@ def sweep_down(
             z.index_add_(0, plan.pass_child[k0:k1], given)
         return z
     z = torch.empty_like(x, dtype=accumulator(x.dtype))
-    roots = plan.num_roots
-    z[:roots] = x[:roots] if share is None else x[:roots] * share[:roots]
     step = max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
+    factor = share if weight is None else weight
 
-    def write(rows: slice, above: Tensor, shape: tuple[int, int] | None = None) -> None:
-        out, here = z[rows], x[rows]
-        factor = weight[rows] if weight is not None else None if share is None else share[rows]
-        if shape is not None:
-            out, here = out.unflatten(0, shape), here.unflatten(0, shape)
-            factor = None if factor is None else factor.unflatten(0, shape)
+    def write(out: Tensor, above: Tensor, here: Tensor, factor: Tensor | None = None) -> None:
         if factor is None:
             torch.add(here, above, out=out)
         elif share is None:
@@ -155,14 +152,22 @@ def sweep_down(
         else:
             torch.addcmul(above, here, factor, out=out)
 
-    for f0, f1, n0, n1, p0, b, *_ in plan.levels:
-        if f1 - f0 == 1:
-            write(slice(n0, n1), z[p0 : p0 + 1])
-        elif b > 0 and p0 >= 0:  # families of one size below consecutive parents: one broadcast
-            write(slice(n0, n1), z[p0 : p0 + f1 - f0].unsqueeze(1), (f1 - f0, b))
+    roots, *levels = zip(*(t.split(plan.rows) for t in (z, x, factor) if t is not None), strict=True)
+    roots[0].copy_(roots[1] if share is None else roots[1] * roots[2])
+    for level, (out, *given) in zip(plan.levels, levels, strict=True):
+        families = level.f1 - level.f0
+        if families == 1:
+            write(out, z[level.p0 : level.p0 + 1], *given)
+        elif level.size > 0 and level.p0 >= 0 and out.numel() > SMALL:
+            # Families of one size below consecutive parents: one broadcast.
+            shape = (families, level.size)
+            above = z[level.p0 : level.p0 + families].unsqueeze(1)
+            write(out.unflatten(0, shape), above, *(t.unflatten(0, shape) for t in given))
+        elif out.shape[0] <= step:
+            write(out, z.index_select(0, level.above), *given)
         else:
-            for lo, hi in chunks(n0, n1, step):
-                write(slice(lo, hi), z.index_select(0, plan.up[lo:hi]))
+            for parts in zip(*(t.split(step) for t in (level.above, out, *given)), strict=True):
+                write(parts[1], z.index_select(0, parts[0]), *parts[2:])
     return z
 
 
