@@ -45,32 +45,47 @@ class Passes(NamedTuple):
     ptr: Tensor
 
     @classmethod
-    def of(cls, up: Tensor, level: Tensor, depth: int) -> Passes:
-        """Passes for parents ``up [T]`` of positions at ascending levels ``level [T]``."""
+    def of(cls, up: Tensor, starts: Tensor) -> Passes:
+        """Passes for parents ``up [T]`` of positions.
+
+        ``starts``, on the CPU, is the first position of each level but the roots'.
+        """
+        depth, device = starts.numel(), up.device
         none = up.new_empty(0)
         if depth <= FEWEST_LEVELS or up.numel() > THINNEST_LEVEL * depth:
             return cls(torch.empty(0, 5, dtype=torch.long), none, none, none, up.new_zeros(1))
-        jumps = [up]
-        while 2 ** len(jumps) <= depth:
-            jumps.append(jumps[-1][jumps[-1]])
-        first = [(r, level % 2 ** (r + 1) == 2**r) for r in range(len(jumps))]
-        second = [(r, (level % 2 ** (r + 1) == 0) & (level > 0)) for r in range(len(jumps))]
-        exponents, children, aboves = [], [], []
-        for r, giving in [*first, *reversed(second)]:
-            child = giving.nonzero().view(-1)
-            if child.numel() > 0:
-                exponents.append(r)
-                children.append(child)
-                aboves.append(jumps[r][child])
+        first = [(r, 2**r) for r in range(depth.bit_length())]
+        second = [(r, 2 ** (r + 1)) for r in range(depth.bit_length() - 1)]
+        passes = [*first, *reversed(second)]
+        levels = [torch.arange(lowest, depth + 1, 2 ** (r + 1)) for r, lowest in passes]
+        ends = torch.tensor([x.numel() for x in levels]).cumsum(0)
+
+        # Who gives follows from the levels, on the CPU: all nodes of some, one after another.
+        bounds, level = torch.cat([starts, torch.tensor([up.numel()])]), torch.cat(levels)
+        begin = bounds[level - 1]
+        length = bounds[level] - begin
+        stop = length.cumsum(0)
+        givers = torch.cat([stop.new_zeros(1), stop[ends - 1]])
+        total = int(givers[-1])
+        # A copy to the device need not be waited for.
+        packed = torch.cat([begin - stop + length, length, givers]).to(device, non_blocking=True)
+        shift, length, ends = packed.split([level.numel(), level.numel(), givers.numel()])
+        child = torch.arange(total, device=device)
+        child += shift.repeat_interleave(length, output_size=total)
+        above, jump, slices = torch.empty_like(child), up, givers.tolist()
+        for exponent in range(depth.bit_length()):
+            for (r, _), k0, k1 in zip(passes, slices[:-1], slices[1:], strict=True):
+                if r == exponent:
+                    above[k0:k1] = jump.index_select(0, child[k0:k1])
+            jump = jump.index_select(0, jump)
+
         # Levels are sorted by parent, hence by any ancestor: what one receives stands together.
-        parents, counts = zip(
-            *(torch.unique_consecutive(a, return_counts=True) for a in aboves), strict=True
-        )
-        ends = [
-            torch.tensor([0, *(x.numel() for x in parts)]).cumsum(0)
-            for parts in (children, parents)
-        ]
-        columns = [ends[0][:-1], ends[0][1:], ends[1][:-1], ends[1][1:], torch.tensor(exponents)]
-        table = torch.stack(columns, dim=1)
-        ptr = torch.cat([up.new_zeros(1), torch.cat(counts).cumsum(0)])
-        return cls(table, torch.cat(children), torch.cat(aboves), torch.cat(parents), ptr)
+        is_first = torch.ones_like(child, dtype=torch.bool)
+        is_first[1:] = above[1:] != above[:-1]
+        rank = is_first.index_fill_(0, ends[:-1], True).cumsum(0)
+        receivers = torch.cat([givers[:1], rank[ends[1:] - 1].cpu()])
+        ptr = rank.new_zeros(int(receivers[-1]) + 1)
+        ptr = ptr.index_add_(0, rank, torch.ones_like(rank)).cumsum(0)
+        exponents = torch.tensor([r for r, _ in passes])
+        columns = [givers[:-1], givers[1:], receivers[:-1], receivers[1:], exponents]
+        return cls(torch.stack(columns, dim=1), child, above, above[ptr[:-1]], ptr)

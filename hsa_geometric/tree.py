@@ -8,7 +8,9 @@ level and then by parent, so that a level is one slice and every family is one s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -20,6 +22,11 @@ from .passes import Passes
 #   parents are consecutive (else -1), family size if all families of the level agree (else 0), and
 #   the slice of ``TreeIndex.inner`` that is on the level.
 LEVEL_COLUMNS = 8
+
+# After which rounds of pointer doubling, levels below 2^5, 2^15 and 2^35, a device is asked whether
+# they were enough: waiting for its answer costs it more than some rounds too many. On the CPU
+# looking costs nothing.
+LOOKS = (5, 15, 35)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +95,9 @@ class TreeIndex:
     def from_parent(cls, parent: Tensor) -> TreeIndex:
         r"""Index a parent vector.
 
-        Pointer doubling finds levels and leaf counts in :math:`\log_2` depth passes and one sort
-        lays the nodes out; nothing loops over nodes or families.
+        Pointer doubling finds levels and leaf counts in :math:`\log_2` depth passes over the inner
+        nodes and one sort lays all nodes out; nothing loops over nodes or families. A device is
+        waited for 4 times, and up to 3 times more where there are more than 32 levels.
 
         Args:
             parent: ``[T]`` integer id of each node's parent; a root points to itself.
@@ -102,40 +110,57 @@ class TreeIndex:
         num_nodes, device = parent.numel(), parent.device
         ids = torch.arange(num_nodes, device=device)
         is_root = parent == ids
-        degree = torch.bincount(parent, minlength=num_nodes).sub_(is_root.long())
-        is_leaf = degree == 0
-        level, count = _levels_and_counts(parent, is_root, is_leaf)
+        degree = torch.zeros_like(ids).index_add_(0, parent, (~is_root).long())
+        is_inner = degree > 0
+        num_roots, num_inner = torch.stack([is_root.sum(), is_inner.sum()]).tolist()
 
-        # Sorting by (level, parent id, id) makes levels and families slices. A stable sort keeps
-        # the ids ascending within a family.
-        order = torch.argsort(level * num_nodes + torch.where(is_root, 0, parent), stable=True)
+        # Leaves are most of a tree and know their place by their parents': the search is for the
+        # levels of inner nodes, by ascending id.
+        rank = is_inner.cumsum(0).sub_(1)  # of an inner node among them
+        both = torch.empty_like(ids)  # inner nodes, then leaves
+        both[torch.where(is_inner, rank, ids - rank + (num_inner - 1))] = ids
+        inner_id, leaf_id = both[:num_inner], both[num_inner:]
+        degree = degree.index_select(0, inner_id)
+        over = rank.index_select(0, parent.index_select(0, inner_id))
+        level, count, depth = _levels_and_counts(over, degree)
+        if depth < 0:
+            _raise_cycle(parent, inner_id[level > 0])
+        level, family = torch.sort(level, stable=True)
+        family_id, size = inner_id.index_select(0, family), degree.index_select(0, family)
+
+        # Sorting by (family of the parent, id), families by (level, id of the parent), makes levels
+        # and families slices. A stable sort keeps the ids ascending within a family.
+        number = torch.zeros_like(ids)
+        number[family_id] = ids[1 : num_inner + 1]
+        number = number.index_select(0, parent).masked_fill_(is_root, 0)
+        number, order = torch.sort(number, stable=True)
         position = torch.empty_like(order)
         position[order] = ids
-        up = position[parent[order]]
-        degree = degree[order]
+        leaf = position.index_select(0, leaf_id)
+        family_parent = position.index_select(0, family_id)
+        up = torch.cat([ids[:1], family_parent]).index_select(0, number)
+        up[:num_roots] = ids[:num_roots]
+        family_ptr = torch.cat([size.new_full((1,), num_roots), size]).cumsum(0)
+        by_position = torch.ones_like(ids)
+        by_position[family_parent] = count.index_select(0, family)
 
-        leaf = position[is_leaf]
-        num_roots = int(is_root.sum())
-        below = up[num_roots:]
-        starts = torch.ones(below.numel(), dtype=torch.bool, device=device)
-        starts[1:] = below[1:] != below[:-1]
-        first = starts.nonzero().view(-1) + num_roots
-        family_parent = up[first]
-        family_ptr = torch.cat([first, first.new_full((1,), num_nodes)])
-        size = degree[family_parent]
-        inner = degree.nonzero().view(-1)
-        by_size = torch.stack(
-            [
-                torch.cat([ids[:num_roots], first]),
-                torch.cat([torch.ones_like(ids[:num_roots]), size]),
-            ]
+        before = ids.new_zeros(num_nodes + 1)  # inner nodes before each position
+        before = before.index_fill_(0, family_parent + 1, 1).cumsum(0)
+        family_inner = before.index_select(0, family_parent)
+        inner_ptr = before.index_select(0, family_ptr)
+        inner = torch.empty_like(family_parent)
+        inner[family_inner] = family_parent
+        above = torch.cat([before[-1:], family_inner]).index_select(0, number)
+
+        by_size = torch.cat([torch.ones_like(ids[:num_roots]), size])
+        by_size, at = torch.sort(by_size, stable=True)
+        first = torch.cat([ids[:num_roots], family_ptr[:-1]]).index_select(0, at)
+        by_size = torch.stack([first, by_size])
+        levels, sizes, num_sizes, first_leaf = _to_host(
+            _level_table(level, depth, family_parent, family_ptr, inner_ptr, size),
+            *_size_table(by_size, num_nodes),
+            _first_if_consecutive(leaf),
         )
-        by_size = by_size[:, torch.argsort(by_size[1], stable=True)]
-        family_inner = torch.searchsorted(inner, family_parent)
-        above = torch.full_like(up, inner.numel())
-        above[num_roots:] = family_inner.repeat_interleave(size, output_size=num_nodes - num_roots)
-        inner_ptr = torch.searchsorted(inner, family_ptr)
-        levels = _level_table(level[order][first], family_parent, family_ptr, inner_ptr, size)
         return cls(
             parent=parent,
             order=order,
@@ -143,7 +168,7 @@ class TreeIndex:
             up=up,
             root=ids[:num_roots],
             leaf=leaf,
-            count=count[order],
+            count=by_position,
             family_parent=family_parent,
             family_ptr=family_ptr,
             inner=inner,
@@ -151,10 +176,10 @@ class TreeIndex:
             family_inner=family_inner,
             above=above,
             by_size=by_size,
-            levels=levels,
-            sizes=_size_table(*by_size),
-            layout=torch.tensor([num_roots, _first_if_consecutive(leaf)]),
-            passes=Passes.of(up, level[order], levels.shape[0]),
+            levels=levels.clone(),
+            sizes=sizes[: int(num_sizes)].clone(),
+            layout=torch.tensor([num_roots, int(first_leaf)]),
+            passes=Passes.of(up, levels[:, 2]),
         )
 
     @property
@@ -255,73 +280,98 @@ def _check_parent(parent: Tensor) -> Tensor:
     return parent
 
 
-def _levels_and_counts(parent: Tensor, is_root: Tensor, is_leaf: Tensor) -> tuple[Tensor, Tensor]:
-    """Level and number of leaves of every node id, by pointer doubling."""
-    jump, reach = parent, 1  # jump[a]: the ancestor `reach` levels above a, or a's root
-    level = (~is_root).long()
-    count = is_leaf.long()
-    for _ in range(parent.numel().bit_length() + 1):
+def _levels_and_counts(above: Tensor, degree: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Level and number of leaves of every inner node, by pointer doubling, and the forest's depth.
+
+    If there are cycles the depth is -1, and the level is 0 for those nodes that no cycle is above.
+
+    Args:
+        above: ``[F]`` which inner node is the parent of each; a root is its own.
+        degree: ``[F]`` number of children.
+    """
+    if above.numel() == 0:
+        return above, degree, 0
+    jump, reach = above, 1  # jump[a]: the ancestor `reach` levels above a, or a's root
+    level = (above != torch.arange(above.numel(), device=above.device)).long()
+    count = degree.index_add(0, above, level, alpha=-1)
+    rounds = above.numel().bit_length()
+    for i in range(1, rounds + 1):
         # After this step count[a] holds the leaves within 2 * reach levels below a: a node adds
         # to the ancestor `reach` levels up, if it has one.
         count = count.index_add(0, jump, torch.where(level == reach, count, 0))
-        step = level[jump]
-        if not step.any():
-            break
-        level = level + step
-        jump = jump[jump]
+        level = level + level.index_select(0, jump)
         reach *= 2
-    lost = ~is_root[jump]
-    if lost.any():
-        node = int(lost.nonzero()[0])
-        raise ValueError(
-            f"Expected 'parent' to lead from every node to a root (got a cycle above node {node})"
-        )
-    return level, count
+        if above.device.type == "cpu" or i in LOOKS or i == rounds:
+            depth = int(level.max())
+            if depth < reach:
+                return level, count, depth + 1
+        jump = jump.index_select(0, jump)
+    return level[jump], count, -1
+
+
+def _raise_cycle(parent: Tensor, lost: Tensor) -> NoReturn:
+    is_lost = torch.zeros_like(parent, dtype=torch.bool)
+    node = int(is_lost.index_fill_(0, lost, True)[parent].nonzero()[0])
+    raise ValueError(
+        f"Expected 'parent' to lead from every node to a root (got a cycle above node {node})"
+    )
 
 
 def _level_table(
-    level: Tensor, parent: Tensor, ptr: Tensor, inner_ptr: Tensor, size: Tensor
+    level: Tensor, depth: int, parent: Tensor, ptr: Tensor, inner_ptr: Tensor, size: Tensor
 ) -> Tensor:
     """One row a level: where its families, members and parents are."""
-    num_families = level.numel()
-    if num_families == 0:
-        return torch.empty(0, LEVEL_COLUMNS, dtype=torch.long)
-    last = torch.ones(num_families, dtype=torch.bool, device=level.device)
-    last[:-1] = level[1:] != level[:-1]
-    end = last.nonzero().view(-1)
-    begin = torch.cat([end.new_zeros(1), end[:-1] + 1])
+    if depth == 0:
+        return level.new_empty(0, LEVEL_COLUMNS)
+    bounds = torch.searchsorted(level, torch.arange(depth + 1, device=level.device))
+    begin, end = bounds[:-1], bounds[1:]
     # A property of neighbours holds over a whole level where its running count of breaks stays.
-    breaks = torch.zeros(2, num_families, dtype=torch.long, device=level.device)
+    breaks = torch.zeros(2, level.numel(), dtype=torch.long, device=level.device)
     breaks[0, 1:] = parent[1:] != parent[:-1] + 1
     breaks[1, 1:] = size[1:] != size[:-1]
     breaks = breaks.cumsum(1)
-    same = breaks[:, end] == breaks[:, begin]
-    table = torch.stack(
+    apart, unequal = breaks[:, end - 1] != breaks[:, begin]
+    node, inner = ptr.index_select(0, bounds), inner_ptr.index_select(0, bounds)
+    return torch.stack(
         [
             begin,
-            end + 1,
-            ptr[begin],
-            ptr[end + 1],
-            torch.where(same[0], parent[begin], -1),
-            torch.where(same[1], size[begin], 0),
-            inner_ptr[begin],
-            inner_ptr[end + 1],
+            end,
+            node[:-1],
+            node[1:],
+            parent.index_select(0, begin).masked_fill_(apart, -1),
+            size.index_select(0, begin).masked_fill_(unequal, 0),
+            inner[:-1],
+            inner[1:],
         ],
         dim=1,
     )
-    return table.cpu()
 
 
-def _size_table(first: Tensor, size: Tensor) -> Tensor:
-    """One row a family size: the size, its slice of the families sorted by size, and its start."""
-    value, number = torch.unique_consecutive(size, return_counts=True)
-    end = number.cumsum(0)
-    begin = end - number
-    consecutive = first[end - 1] - first[begin] == (number - 1) * value
-    start = torch.where(consecutive, first[begin], -1)
-    return torch.stack([value, begin, end, start], dim=1).cpu()
+def _size_table(by_size: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """One row a family size: the size, its slice of the families sorted by size, and its start.
+
+    Also the number of these rows, ``[1]``: sizes that add up to ``total`` are at most so many
+    different ones that more rows, without meaning, do no harm.
+    """
+    first, size = by_size
+    rank = torch.zeros_like(size)
+    rank[1:] = size[1:] != size[:-1]
+    rank = rank.cumsum(0)
+    most = min(size.numel(), (math.isqrt(8 * total + 1) - 1) // 2)
+    bounds = torch.searchsorted(rank, torch.arange(most + 1, device=size.device))
+    begin, end = bounds[:-1].clamp(max=size.numel() - 1), bounds[1:]
+    value, start = size.index_select(0, begin), first.index_select(0, begin)
+    apart = first.index_select(0, end - 1) - start != (end - begin - 1) * value
+    return torch.stack([value, begin, end, start.masked_fill_(apart, -1)], dim=1), rank[-1:] + 1
 
 
-def _first_if_consecutive(x: Tensor) -> int:
-    """The first entry of ``x`` if each is one more than the last, else -1."""
-    return int(x[0]) if bool((x.diff() == 1).all()) else -1
+def _first_if_consecutive(x: Tensor) -> Tensor:
+    """The first entry of ``x`` if each is one more than the last, else -1: ``[1]``."""
+    return x[:1].masked_fill((x.diff() != 1).any(), -1)
+
+
+def _to_host(*tables: Tensor) -> list[Tensor]:
+    """Tables of integers on the CPU, read back in one copy."""
+    packed = torch.cat([x.view(-1) for x in tables]).cpu()
+    parts = packed.split([x.numel() for x in tables])
+    return [part.view(x.shape) for part, x in zip(parts, tables, strict=True)]

@@ -61,6 +61,6 @@ def _count_leaves(parent: Tensor) -> int:
     parent = parent.detach().reshape(-1).long()
     ids = torch.arange(parent.numel(), device=parent.device)
     valid = (parent != ids) & (parent >= 0) & (parent < parent.numel())
-    is_leaf = torch.ones(parent.numel(), dtype=torch.bool, device=parent.device)
-    is_leaf[parent[valid]] = False
-    return int(is_leaf.sum())
+    is_leaf = torch.ones(parent.numel() + 1, dtype=torch.bool, device=parent.device)
+    is_leaf.index_fill_(0, torch.where(valid, parent, parent.numel()), False)
+    return int(is_leaf[:-1].sum())
