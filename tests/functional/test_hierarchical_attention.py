@@ -420,12 +420,22 @@ def test_cutting_families_into_pieces_changes_nothing(monkeypatch, limit, chunk,
     inputs = attention_inputs(tree, pos_channels=2, node_scalars=True, mass=mass)
     expected, second = run(inputs, tree), second_derivative(inputs, tree, "torch")
     monkeypatch.setattr("hsa_geometric.kernels.eager.blocks.LOGITS", limit)
-    for module in ("siblings", "sweeps", "attention"):
-        monkeypatch.setattr(
-            f"hsa_geometric.kernels.eager.{module}.CHUNK_ELEMENTS", chunk, raising=False
-        )
+    for module in ("blocks", "sweeps", "attention"):
+        monkeypatch.setattr(f"hsa_geometric.kernels.eager.{module}.CHUNK_ELEMENTS", chunk)
     assert_close(run(inputs, tree), expected)
     assert_close(second_derivative(inputs, tree, "torch"), second)
+
+
+@pytest.mark.parametrize("name", ["two_levels", "ragged", "forest"])
+def test_what_large_trees_do_equals_what_small_ones_do(monkeypatch, name):
+    parent = zoo(name)
+    inputs = attention_inputs(TreeIndex.from_parent(parent), pos_channels=2)
+    expected = run(inputs, TreeIndex.from_parent(parent))
+    second = second_derivative(inputs, TreeIndex.from_parent(parent), "torch")
+    for limit in ("blocks.REMEMBERED", "siblings.BY_HALVES", "sweeps.SMALL"):
+        monkeypatch.setattr(f"hsa_geometric.kernels.eager.{limit}", 0)
+    assert_close(run(inputs, TreeIndex.from_parent(parent)), expected)
+    assert_close(second_derivative(inputs, TreeIndex.from_parent(parent), "torch"), second)
 
 
 @pytest.mark.parametrize("self_loop", [True, False])

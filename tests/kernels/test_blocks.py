@@ -19,11 +19,10 @@ from hsa_geometric.testing import ZOO, attention_inputs, random_parent, zoo
 def found_in(tree, heads=2, width=3):
     """Families as they stand in the blocks, absent members left out."""
     found = []
-    for block in blocks(Plan(*tree.tensors), heads, width):
-        absent = torch.zeros_like(block.members) if block.absent is None else block.absent
-        for members, target, out in zip(block.members, block.target, absent.bool(), strict=True):
+    for block in blocks(Plan.of(tree.tensors), heads, width):
+        for members, target in zip(block.members, block.target, strict=True):
+            out = target == tree.num_nodes
             assert torch.equal(members[~out], target[~out])
-            assert (target[out] == tree.num_nodes).all()
             assert out.sum() == 0 or (members[out] == members[~out][-1]).all()
             found.append(members[~out].tolist())
     return sorted(found)
@@ -47,11 +46,12 @@ def test_every_family_is_in_one_block_however_dear_a_block_is(name, cost, monkey
 
 @pytest.mark.parametrize("cost", [0, 10**9])
 def test_padding_changes_no_output_and_no_gradient(cost, monkeypatch):
-    tree = TreeIndex.from_parent(random_parent(300, num_trees=4, seed=3))
     results = []
     for price in (module.PER_BLOCK, cost):
         monkeypatch.setattr(module, "PER_BLOCK", price)
         groups.cache_clear()
+        # A tree of its own, whose blocks have not been made yet.
+        tree = TreeIndex.from_parent(random_parent(300, num_trees=4, seed=3))
         inputs = {n: x.requires_grad_() for n, x in attention_inputs(tree, pos_channels=2).items()}
         out = hierarchical_attention(**inputs, tree=tree)
         results.append([out, *torch.autograd.grad(out.sin().sum(), list(inputs.values()))])

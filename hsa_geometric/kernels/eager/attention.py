@@ -47,43 +47,45 @@ def row_dot(a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
-@row_dot.register_fake
-def _(a, b):
-    return a.new_empty(a.shape[:-1], dtype=torch.promote_types(a.dtype, b.dtype))
+def differentiate(mix: Any, row_dot: Any, up: Any) -> None:
+    """Register the shapes and derivatives of a backend's two operators, by its upward sweep."""
+
+    @mix.register_fake
+    def _(mean, share, v, own, tree):
+        return mean.new_empty(v.shape)
+
+    @row_dot.register_fake
+    def _(a, b):
+        return a.new_empty(a.shape[:-1], dtype=torch.promote_types(a.dtype, b.dtype))
+
+    def setup(ctx, inputs, output) -> None:
+        mean, share, v, own, tree = inputs
+        ctx.save_for_backward(mean, share, v, own, *tree)
+
+    def mix_backward(ctx, grad):
+        mean, share, v, own, *tree = ctx.saved_tensors
+        above = up([grad.flatten(1)], None, tree).unflatten(1, grad.shape[1:])
+        return (
+            above * share.unsqueeze(-1),
+            row_dot(above, mean),
+            (grad * own.unsqueeze(-1)).to(v.dtype),
+            row_dot(grad, v),
+            NO_GRAD,
+        )
+
+    def setup_dot(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)
+
+    def dot_backward(ctx, grad):
+        a, b = ctx.saved_tensors
+        grad = grad.unsqueeze(-1)
+        return (grad * b).to(a.dtype), (grad * a).to(b.dtype)
+
+    mix.register_autograd(mix_backward, setup_context=setup)
+    row_dot.register_autograd(dot_backward, setup_context=setup_dot)
 
 
-row_dot.register_autograd(
-    lambda ctx, grad: (
-        (grad.unsqueeze(-1) * ctx.saved_tensors[1]).to(ctx.saved_tensors[0].dtype),
-        (grad.unsqueeze(-1) * ctx.saved_tensors[0]).to(ctx.saved_tensors[1].dtype),
-    ),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
-)
-
-
-@mix.register_fake
-def _(mean, share, v, own, tree):
-    return mean.new_empty(v.shape)
-
-
-def _setup(ctx, inputs, output) -> None:
-    mean, share, v, own, tree = inputs
-    ctx.save_for_backward(mean, share, v, own, *tree)
-
-
-def _backward(ctx, grad):
-    mean, share, v, own, *tree = ctx.saved_tensors
-    above = up([grad.flatten(1)], None, tree).unflatten(1, grad.shape[1:])
-    return (
-        above * share.unsqueeze(-1),
-        row_dot(above, mean),
-        (grad * own.unsqueeze(-1)).to(v.dtype),
-        row_dot(grad, v),
-        NO_GRAD,
-    )
-
-
-mix.register_autograd(_backward, setup_context=_setup)
+differentiate(mix, row_dot, up)
 
 
 class Operators(NamedTuple):
@@ -171,7 +173,10 @@ def hierarchical_attention(
     )
     if bias is not None:
         own = own - bias.squeeze(-1)
-    own = own.index_select(0, tree.leaf) if self_loop else own.new_full((tree.num_leaves, 1), -math.inf)
+    if self_loop:
+        own = own.index_select(0, tree.leaf)
+    else:
+        own = own.new_full((tree.num_leaves, 1), -math.inf)
     f = operators.evidence(own.expand(-1, q.shape[1]), sibling, weight, log_mass, tensors)
 
     # W_A = W_parent g_A down the tree, W_root = g_root: 1 unless a tree holds no evidence at all.

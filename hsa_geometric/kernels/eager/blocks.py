@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -105,7 +105,7 @@ class Block:
     members: Tensor
     target: Tensor
     start: int = -1
-    memo: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
+    memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
 
     def take(self, x: Tensor, heads: int, ended: bool = False) -> Tensor:
         """Values ``x [T, heads * width]``; ``x [T + 1, ...]`` if :obj:`ended`."""
@@ -113,12 +113,10 @@ class Block:
         x = x.reshape(-1, x.shape[1] // heads)
         return x.index_select(0, index.view(-1)).view(-1, self.members.shape[1], x.shape[1])
 
-    def take_parts(
-        self, x: Tensor, heads: int, widths: tuple[int, ...]
-    ) -> list[Tensor]:
+    def take_parts(self, x: Tensor, heads: int, widths: tuple[int, ...]) -> list[Tensor]:
         """Values that stand beside each other in ``x [T, sum(heads * widths)]``, in one pass."""
         step = math.gcd(*widths) or 1
-        key = (heads, *widths)
+        key = ("parts", heads, widths)
         if key not in self.memo:
             starts = itertools.accumulate((heads * w for w in widths[:-1]), initial=0)
             with torch.inference_mode(False):
@@ -164,7 +162,7 @@ class Block:
         two. With ``each`` -1 all heads read the same.
         """
         ended = ended and self.target is not self.members
-        key = (pieces, heads, each, ended)
+        key = ("index", pieces, heads, each, ended)
         if key not in self.memo:
             with torch.inference_mode(False):
                 rows = self.target if ended else self.members

@@ -76,8 +76,11 @@ class Plan:
         plan = _PLANS.get(layout)
         if plan is None or plan.up is not tree[0]:
             # Holding the key itself would keep the tree alive.
-            numbers = layout.tolist()
-            plan = _PLANS[layout] = cls(*tree[:LAYOUT], *numbers, *tree[LAYOUT + 1 :])
+            num_roots, first_leaf = layout.tolist()
+            tensors = [*tree[:LAYOUT], *tree[LAYOUT + 1 :]]
+            given: dict[str, Any] = dict(zip(TENSORS, tensors, strict=True))
+            plan = cls(num_roots=num_roots, first_leaf=first_leaf, **given)
+            _PLANS[layout] = plan
         return plan
 
     @property
@@ -103,12 +106,12 @@ class Plan:
         if table.shape[0] == 0:
             return []
         families = table[:, 1] - table[:, 0]
-        counts = (families + 1).to(self.up.device)
+        counts = (families + 1).to(self.up.device, non_blocking=True)
         number = torch.arange(table.shape[0], device=self.up.device)
         number = number.repeat_interleave(counts, output_size=len(self.family_ptr) + len(table) - 1)
         # Families of a level and, once more, the first of the next: as many as bounds.
         bound = torch.arange(number.shape[0], device=number.device) - number
-        start = table.to(number.device)[number]
+        start = table.to(number.device, non_blocking=True)[number]
         ptr = self.family_ptr[bound] - start[:, 2]
         inner_ptr = self.inner_ptr[bound] - start[:, 6]
         sizes, bounds = families.tolist(), (families + 1).tolist()
@@ -150,11 +153,9 @@ class Plan:
     @torch.inference_mode(False)
     def leaf_members(self) -> tuple[Tensor, Tensor, Tensor]:
         """Leaves by family: their rows of ``x``, their positions, and where families begin."""
-        is_leaf = torch.zeros_like(self.up, dtype=torch.bool)
-        is_leaf[self.leaf] = True
-        is_leaf[: self.num_roots] = False
-        position = is_leaf.nonzero().view(-1)
-        return self.row[position], position, torch.searchsorted(position, self.family_ptr)
+        inner_roots = self.levels[0].lo if self.levels else 0
+        position, row = (x[self.num_roots - inner_roots :] for x in self.leaf.sort())
+        return row, position, torch.searchsorted(position, self.family_ptr)
 
     @cached_property
     @torch.inference_mode(False)
@@ -170,9 +171,9 @@ class Plan:
 
 _PLANS = WeakTensorKeyDictionary()
 
-# The number of tensors of a tree, and which of them is its layout: the CPU tensor that names it.
-NUM_TENSORS = len(fields(Plan)) - 2
-LAYOUT = [f.name for f in fields(Plan)].index("num_roots")
+# The tensors of a tree but for its layout, the CPU tensor that names it; and where that stands.
+TENSORS = [f.name for f in fields(Plan) if f.type == "Tensor"]
+LAYOUT = TENSORS.index("pass_table")
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -181,4 +182,4 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 # What a backward returns for the tree: autograd wants the structure of the input.
-NO_GRAD: list[None] = [None] * NUM_TENSORS
+NO_GRAD: list[None] = [None] * (len(TENSORS) + 1)

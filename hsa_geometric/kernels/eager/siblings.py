@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ from torch import Tensor
 
 from .blocks import FEWEST_PRODUCTS, Block, blocks, pieces
 from .plan import NO_GRAD, Plan
+
+# Below this number of logits fewer calls are faster than vectorised ones.
+BY_HALVES = 1 << 14
 
 
 class Operands(NamedTuple):
@@ -63,8 +66,11 @@ class Columns(NamedTuple):
     ) -> Operands:
         """All that attention in a block reads; ``log_mass [T + 1]`` ends with −∞."""
         h, d = self.heads, self.width
+        q, k, v = block.take_parts(qkv, h, (d, d, qkv.shape[1] // h - 2 * d))
         return Operands(
-            *block.take_parts(qkv, h, (d, d, qkv.shape[1] // h - 2 * d)),
+            q,
+            k,
+            v,
             block.take_for_all(log_mass, h),
             None if pos_q is None else block.take(pos_q.flatten(1), h),
             None if pos_k is None else block.take(pos_k.flatten(1), h),
@@ -104,7 +110,7 @@ def logits(x: Operands, start: int, scale: float) -> tuple[Tensor, Tensor]:
 
 def highest(s: Tensor) -> Tensor:
     """The maximum ``[G, 1, n]`` of ``s [G, b, n]``, by halves where torch is not vectorised."""
-    if s.shape[2] >= 32 or s.numel() < 1 << 14 or s.device.type != "cpu":
+    if s.shape[2] >= 32 or s.numel() < BY_HALVES or s.device.type != "cpu":
         return s.amax(1, keepdim=True)
     while s.shape[1] > 1:
         half = (s.shape[1] + 1) // 2
@@ -127,7 +133,17 @@ class Dropout:
             return None
         shape = (x.k.shape[0], x.k.shape[1], x.q.shape[1])
         draw = torch.rand(shape, generator=self.generator, device=x.q.device)
-        return (draw >= self.p).to(x.q.dtype) / max(1.0 - self.p, 1e-30)
+        return (draw >= self.p).to(x.q.dtype) * kept_scale(self.p)
+
+
+def kept_scale(p: float) -> float:
+    """By what dropout multiplies the weights that it keeps."""
+    return 1.0 / max(1.0 - p, 1e-30)
+
+
+# The dropout mask of a block's piece from a query on; and what makes one from p and the seed.
+Mask = Callable[[Block, Operands, int], Tensor | None]
+MaskOf = Callable[[float, Tensor | None], Mask]
 
 
 def attend(
@@ -267,7 +283,7 @@ def siblings_double_backward(
     dropout_p: float,
     seed: Tensor | None,
     tree: list[Tensor],
-    mask: Callable[[Block, Operands, int], Tensor | None] | None = None,
+    mask: Mask | None = None,
 ) -> list[Tensor]:
     """The vector-Jacobian product of :func:`siblings_backward`, piece by piece by autograd.
 
@@ -326,49 +342,56 @@ def siblings_double_backward(
     return [x[:-1].view_as(y) for x, y in zip(result, like, strict=True)]
 
 
-@siblings.register_fake
-def _(qkv, pos_q, pos_k, log_mass, heads, width, *rest):
-    mean = qkv.new_empty(qkv.shape[0], heads, qkv.shape[1] // heads - 2 * width)
-    return mean, qkv.new_empty(mean.shape[:2]), qkv.new_empty(mean.shape[:2])
+def differentiate(siblings: Any, siblings_backward: Any, mask: MaskOf | None = None) -> None:
+    """Register the shapes and derivatives of a backend's two operators.
+
+    Args:
+        siblings: the operator.
+        siblings_backward: the operator for its gradients.
+        mask: makes the ``mask`` of :func:`siblings_double_backward` from p and the seed.
+    """
+
+    @siblings.register_fake
+    def _(qkv, pos_q, pos_k, log_mass, heads, width, *rest):
+        mean = qkv.new_empty(qkv.shape[0], heads, qkv.shape[1] // heads - 2 * width)
+        return mean, qkv.new_empty(mean.shape[:2]), qkv.new_empty(mean.shape[:2])
+
+    @siblings_backward.register_fake
+    def _(grad_mean, grad_total, grad_own, mean, total, qkv, pos_q, pos_k, *rest):
+        empty = [qkv.new_empty(0) if x is None else x.new_empty(x.shape) for x in (pos_q, pos_k)]
+        return qkv.new_empty(qkv.shape), *empty
+
+    def setup(ctx, inputs, output) -> None:
+        qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree = inputs
+        ctx.save_for_backward(*output[:2], qkv, pos_q, pos_k, log_mass, seed, *tree)
+
+    def backward(ctx, *given):
+        mean, total, qkv, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
+        grad_qkv, grad_pq, grad_pk = siblings_backward(
+            *given, mean, total, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree
+        )
+        position = (None, None) if pos_q is None else (grad_pq, grad_pk)
+        return grad_qkv, *position, *[None] * 6, NO_GRAD
+
+    def setup_backward(ctx, inputs, output) -> None:
+        gm, gt, go, _, _, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree = inputs
+        ctx.save_for_backward(gm, gt, go, qkv, pos_q, pos_k, log_mass, seed, *tree)
+
+    def backward_of_backward(ctx, *grads):
+        gm, gt, go, qkv, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
+        pairs = zip(grads, (qkv, pos_q, pos_k), strict=True)
+        grads = [torch.zeros_like(x) if g is None else g for g, x in pairs if x is not None]
+        *_, dropout_p = ctx.options
+        ggm, ggt, ggo, *rest = siblings_double_backward(
+            grads, gm, gt, go, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree,
+            mask=None if mask is None else mask(dropout_p, seed),
+        )  # fmt: skip
+        # mean and total are functions of qkv: their share is already in `rest`.
+        rest += [None] * (3 - len(rest))
+        return ggm, ggt, ggo, None, None, *rest, *[None] * 6, NO_GRAD
+
+    siblings.register_autograd(backward, setup_context=setup)
+    siblings_backward.register_autograd(backward_of_backward, setup_context=setup_backward)
 
 
-@siblings_backward.register_fake
-def _(grad_mean, grad_total, grad_own, mean, total, qkv, pos_q, pos_k, *rest):
-    empty = [qkv.new_empty(0) if x is None else torch.empty_like(x) for x in (pos_q, pos_k)]
-    return torch.empty_like(qkv), *empty
-
-
-def _setup(ctx, inputs, output) -> None:
-    qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree = inputs
-    ctx.save_for_backward(*output[:2], qkv, pos_q, pos_k, log_mass, seed, *tree)
-
-
-def _backward(ctx, *given):
-    mean, total, qkv, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
-    given = [x.contiguous() for x in given]
-    grad_qkv, grad_pq, grad_pk = siblings_backward(
-        *given, mean, total, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree
-    )
-    position = (None, None) if pos_q is None else (grad_pq, grad_pk)
-    return grad_qkv, *position, *[None] * 6, NO_GRAD
-
-
-def _setup_backward(ctx, inputs, output) -> None:
-    gm, gt, go, _, _, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree = inputs
-    ctx.save_for_backward(gm, gt, go, qkv, pos_q, pos_k, log_mass, seed, *tree)
-
-
-def _backward_of_backward(ctx, *grads):
-    gm, gt, go, qkv, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
-    pairs = zip(grads, (qkv, pos_q, pos_k), strict=True)
-    grads = [torch.zeros_like(x) if g is None else g for g, x in pairs if x is not None]
-    ggm, ggt, ggo, *rest = siblings_double_backward(
-        grads, gm, gt, go, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree
-    )
-    # mean and total are functions of qkv: their share is already in `rest`.
-    rest += [None] * (3 - len(rest))
-    return ggm, ggt, ggo, None, None, *rest, *[None] * 6, NO_GRAD
-
-
-siblings.register_autograd(_backward, setup_context=_setup)
-siblings_backward.register_autograd(_backward_of_backward, setup_context=_setup_backward)
+differentiate(siblings, siblings_backward)

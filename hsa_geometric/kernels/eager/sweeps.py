@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch_geometric.typing
@@ -140,7 +141,7 @@ def sweep_down(
             given = given if factor is None else given * factor[k0:k1]
             z.index_add_(0, plan.pass_child[k0:k1], given)
         return z
-    z = torch.empty_like(x, dtype=accumulator(x.dtype))
+    z = x.new_empty(x.shape, dtype=accumulator(x.dtype))
     step = max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
     factor = share if weight is None else weight
 
@@ -152,21 +153,22 @@ def sweep_down(
         else:
             torch.addcmul(above, here, factor, out=out)
 
-    roots, *levels = zip(*(t.split(plan.rows) for t in (z, x, factor) if t is not None), strict=True)
-    roots[0].copy_(roots[1] if share is None else roots[1] * roots[2])
-    for level, (out, *given) in zip(plan.levels, levels, strict=True):
+    rows = [t.split(plan.rows) for t in (z, x, factor) if t is not None]
+    top, *levels = zip(*rows, strict=True)
+    top[0].copy_(top[1] if share is None else top[1] * top[2])
+    for level, (out, *rest) in zip(plan.levels, levels, strict=True):
         families = level.f1 - level.f0
         if families == 1:
-            write(out, z[level.p0 : level.p0 + 1], *given)
+            write(out, z[level.p0 : level.p0 + 1], *rest)
         elif level.size > 0 and level.p0 >= 0 and out.numel() > SMALL:
             # Families of one size below consecutive parents: one broadcast.
             shape = (families, level.size)
             above = z[level.p0 : level.p0 + families].unsqueeze(1)
-            write(out.unflatten(0, shape), above, *(t.unflatten(0, shape) for t in given))
+            write(out.unflatten(0, shape), above, *(t.unflatten(0, shape) for t in rest))
         elif out.shape[0] <= step:
-            write(out, z.index_select(0, level.above), *given)
+            write(out, z.index_select(0, level.above), *rest)
         else:
-            for parts in zip(*(t.split(step) for t in (level.above, out, *given)), strict=True):
+            for parts in zip(*(t.split(step) for t in (level.above, out, *rest)), strict=True):
                 write(parts[1], z.index_select(0, parts[0]), *parts[2:])
     return z
 
@@ -231,7 +233,7 @@ def down(z: Tensor, weight: Tensor | None, tree: list[Tensor]) -> Tensor:
 @torch.library.custom_op("hsa_geometric::scan_up", mutates_args=())
 def scan_up(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
     """Upward sweep of node values ``[T, H]`` with differentiable weights ``[T, H]``."""
-    return up_(x.clone(), Plan.of(tree), weight)
+    return up_(x.clone(memory_format=torch.contiguous_format), Plan.of(tree), weight)
 
 
 @torch.library.custom_op("hsa_geometric::scan_down", mutates_args=())
@@ -240,74 +242,70 @@ def scan_down(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
     return sweep_down(x, Plan.of(tree), weight)
 
 
-@up.register_fake
-def _(xs, weight, tree):
-    width = sum(x.shape[1] for x in xs)
-    return xs[0].new_empty(tree[0].shape[0], width, dtype=accumulator(xs[0].dtype))
+def differentiate(up: Any, down: Any, scan_up: Any, scan_down: Any) -> None:
+    """Register the shapes and derivatives of a backend's four sweeps, by each other."""
+
+    @up.register_fake
+    def _(xs, weight, tree):
+        width = sum(x.shape[1] for x in xs)
+        return xs[0].new_empty(tree[0].shape[0], width, dtype=accumulator(xs[0].dtype))
+
+    @down.register_fake
+    def _(z, weight, tree):
+        return z.new_empty(tree[1].shape[0], z.shape[1], dtype=accumulator(z.dtype))
+
+    @scan_up.register_fake
+    @scan_down.register_fake
+    def _(x, weight, tree):
+        return x.new_empty(x.shape)
+
+    def save_constants(ctx, inputs, output) -> None:
+        xs, weight, tree = inputs
+        ctx.weighted = weight is not None
+        xs = xs if isinstance(xs, list) else [xs]
+        ctx.widths, ctx.dtypes = [x.shape[1] for x in xs], [x.dtype for x in xs]
+        ctx.save_for_backward(*(() if weight is None else (weight,)), *tree)
+
+    def constants(ctx) -> tuple[Tensor | None, list[Tensor]]:
+        saved = list(ctx.saved_tensors)
+        return (saved[0], saved[1:]) if ctx.weighted else (None, saved)
+
+    def up_backward(ctx, grad):
+        weight, tree = constants(ctx)
+        parts = down(grad.contiguous(), weight, tree).split(ctx.widths, dim=1)
+        return [x.to(d) for x, d in zip(parts, ctx.dtypes, strict=True)], None, NO_GRAD
+
+    def down_backward(ctx, grad):
+        weight, tree = constants(ctx)
+        return up([grad.contiguous()], weight, tree).to(ctx.dtypes[0]), None, NO_GRAD
+
+    def save_scan(ctx, inputs, output) -> None:
+        _, weight, tree = inputs
+        ctx.save_for_backward(output, weight, *tree)
+
+    def scan_up_backward(ctx, grad):
+        y, weight, *tree = ctx.saved_tensors
+        grad = scan_down(grad.contiguous(), weight, tree)
+        return grad, below_root(y * grad.index_select(0, tree[0]), tree), NO_GRAD
+
+    def scan_down_backward(ctx, grad):
+        z, weight, *tree = ctx.saved_tensors
+        grad = scan_up(grad.contiguous(), weight, tree)
+        return grad, below_root(grad * z.index_select(0, tree[0]), tree), NO_GRAD
+
+    up.register_autograd(up_backward, setup_context=save_constants)
+    down.register_autograd(down_backward, setup_context=save_constants)
+    scan_up.register_autograd(scan_up_backward, setup_context=save_scan)
+    scan_down.register_autograd(scan_down_backward, setup_context=save_scan)
 
 
-@down.register_fake
-def _(z, weight, tree):
-    return z.new_empty(tree[1].shape[0], z.shape[1], dtype=accumulator(z.dtype))
-
-
-@scan_up.register_fake
-@scan_down.register_fake
-def _(x, weight, tree):
-    return torch.empty_like(x)
-
-
-def _save_constants(ctx, inputs, output) -> None:
-    xs, weight, tree = inputs
-    ctx.weighted = weight is not None
-    xs = xs if isinstance(xs, list) else [xs]
-    ctx.widths, ctx.dtypes = [x.shape[1] for x in xs], [x.dtype for x in xs]
-    ctx.save_for_backward(*(() if weight is None else (weight,)), *tree)
-
-
-def _up_backward(ctx, grad):
-    weight, tree = _constants(ctx)
-    parts = down(grad.contiguous(), weight, tree).split(ctx.widths, dim=1)
-    return [x.to(d) for x, d in zip(parts, ctx.dtypes, strict=True)], None, NO_GRAD
-
-
-def _down_backward(ctx, grad):
-    weight, tree = _constants(ctx)
-    return up([grad.contiguous()], weight, tree).to(ctx.dtypes[0]), None, NO_GRAD
-
-
-def _constants(ctx) -> tuple[Tensor | None, list[Tensor]]:
-    saved = list(ctx.saved_tensors)
-    return (saved[0], saved[1:]) if ctx.weighted else (None, saved)
-
-
-def _save_scan(ctx, inputs, output) -> None:
-    _, weight, tree = inputs
-    ctx.save_for_backward(output, weight, *tree)
-
-
-def _scan_up_backward(ctx, grad):
-    y, weight, *tree = ctx.saved_tensors
-    grad = scan_down(grad.contiguous(), weight, tree)
-    return grad, _below_root(y * grad[tree[0]], tree), NO_GRAD
-
-
-def _scan_down_backward(ctx, grad):
-    z, weight, *tree = ctx.saved_tensors
-    grad = scan_up(grad.contiguous(), weight, tree)
-    return grad, _below_root(grad * z[tree[0]], tree), NO_GRAD
-
-
-def _below_root(x: Tensor, tree: list[Tensor]) -> Tensor:
+def below_root(x: Tensor, tree: list[Tensor]) -> Tensor:
     """Zero where there is no edge: a root is stored as its own parent."""
     up = tree[0]
-    return torch.where((up == torch.arange(up.shape[0], device=up.device)).unsqueeze(1), 0, x)
+    return x.masked_fill((up == torch.arange(up.shape[0], device=up.device)).unsqueeze(1), 0.0)
 
 
-up.register_autograd(_up_backward, setup_context=_save_constants)
-down.register_autograd(_down_backward, setup_context=_save_constants)
-scan_up.register_autograd(_scan_up_backward, setup_context=_save_scan)
-scan_down.register_autograd(_scan_down_backward, setup_context=_save_scan)
+differentiate(up, down, scan_up, scan_down)
 
 
 def aggregate(x: Tensor, tree: list[Tensor]) -> Tensor:

@@ -39,3 +39,13 @@ def launch(
             kernel[grid](*args, **meta)
     else:  # the interpreter
         kernel[grid](*args, **meta)
+
+
+def cover(n: int, step: int) -> int:
+    """How many steps cover ``n``."""
+    return -(-n // step)
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is at least ``n``."""
+    return 1 << max(0, n - 1).bit_length()

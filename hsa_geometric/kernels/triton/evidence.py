@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..eager.evidence import _setup, inside
-from ..eager.plan import NO_GRAD, Plan
-from ..eager.sweeps import _below_root
+from ..eager.evidence import differentiate
+from ..eager.plan import Plan
 from .sweeps import climb, scan_down
 
 
@@ -23,7 +22,7 @@ def evidence(
     """f ``[T, H]`` from leaf values ``[N, H]``, S ``[T, H]``, w ``[T]`` and log mass ``[T]``."""
     return climb(
         sibling.new_empty(sibling.shape),
-        Plan(*tree),
+        Plan.of(tree),
         "EVIDENCE",
         weight.contiguous(),
         leaves=[leaf_f],
@@ -32,18 +31,4 @@ def evidence(
     )
 
 
-@evidence.register_fake
-def _(leaf_f, sibling, weight, log_mass, tree):
-    return sibling.new_empty(sibling.shape)
-
-
-def _backward(ctx, grad):
-    f, sibling, weight, *tree = ctx.saved_tensors
-    keep, weight = inside(f, sibling), weight.unsqueeze(1)
-    # d f_root / d f_A is a product of w g along the path: the downward sweep once more.
-    grad = scan_down(grad.contiguous(), weight * keep, tree)
-    grad_sibling = _below_root(grad[tree[0]] * weight * (1 - keep), tree)
-    return grad[tree[1]], grad_sibling, None, None, NO_GRAD
-
-
-evidence.register_autograd(_backward, setup_context=_setup)
+differentiate(evidence, scan_down)

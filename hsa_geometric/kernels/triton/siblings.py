@@ -11,16 +11,15 @@ Second derivatives go through the torch backend, piece by piece.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..eager.blocks import Block
-from ..eager.plan import NO_GRAD, Plan
-from ..eager.siblings import Operands, siblings_double_backward
-from ._jit import launch, load
+from ..eager.plan import Plan
+from ..eager.siblings import Operands, differentiate, kept_scale
+from ._jit import cover, launch, load, power_of_two
 
 # Positions and offsets are int32 below this number of entries.
 INT32_LIMIT = 1 << 31
@@ -45,7 +44,7 @@ def segments(plan: Plan) -> tuple[Tensor, Tensor]:
 def tile_size(plan: Plan, width: int) -> int:
     """Queries and keys of a tile, by the family that the average node is in."""
     nodes = pairs = 0
-    for size, start, stop, _ in plan.sizes.tolist():
+    for size, start, stop, _ in plan.sizes:
         nodes += size * (stop - start)
         pairs += size * size * (stop - start)
     return SMALL_TILE if pairs <= SMALL_TILE * nodes or width > 64 else LARGE_TILE
@@ -69,7 +68,7 @@ class Launch:
     ):
         if qkv.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"Expected 'qkv' to be float32 or float64 (got {qkv.dtype})")
-        plan, kernels = Plan(*tree), load("siblings_kernels")
+        plan, kernels = Plan.of(tree), load("siblings_kernels")
         self.kernels, self.qkv, self.heads = kernels, qkv, heads
         values = qkv.shape[1] // heads - 2 * width
         features = 0 if pos_q is None else pos_q.shape[-1]
@@ -77,7 +76,7 @@ class Launch:
         tile = tile_size(plan, widest)
         shift = -plan.num_roots % tile
         nodes = qkv.shape[0]
-        self.grid = ((nodes + shift + tile - 1) // tile * heads,)
+        self.grid = (cover(nodes + shift, tile) * heads,)
         if dropout_p > 0.0 and seed is not None:
             seed = seed.to(qkv.device)
         self.tensors = [
@@ -114,14 +113,9 @@ class Launch:
         )  # fmt: skip
 
 
-def kept_scale(p: float) -> float:
-    """By what dropout multiplies the weights that it keeps."""
-    return 1.0 / max(1.0 - p, 1e-30)
-
-
 def padded(width: int) -> int:
     """The next power of two, of which Triton multiplies 16 at least."""
-    return max(16, 1 << max(0, width - 1).bit_length())
+    return max(16, power_of_two(width))
 
 
 @torch.library.custom_op("hsa_geometric::triton_siblings", mutates_args=())
@@ -185,18 +179,6 @@ def siblings_backward(
     )
 
 
-@siblings.register_fake
-def _(qkv, pos_q, pos_k, log_mass, heads, width, *rest):
-    mean = qkv.new_empty(qkv.shape[0], heads, qkv.shape[1] // heads - 2 * width)
-    return mean, qkv.new_empty(mean.shape[:2]), qkv.new_empty(mean.shape[:2])
-
-
-@siblings_backward.register_fake
-def _(grad_mean, grad_total, grad_own, mean, total, qkv, pos_q, pos_k, *rest):
-    empty = [qkv.new_empty(0) if x is None else x.new_empty(x.shape) for x in (pos_q, pos_k)]
-    return qkv.new_empty(qkv.shape), *empty
-
-
 class Mask:
     """The dropout masks of the kernels, for the pieces of the torch backend."""
 
@@ -207,49 +189,16 @@ class Mask:
         """Zeros, and elsewhere 1 / (1 − p), for the logits of a piece; None to drop nothing."""
         if self.p == 0.0 or self.seed is None:
             return None
-        families, heads, queries = x.q.shape[:3]
-        out = x.q.new_empty(families, heads, queries, x.k.shape[2])
+        (both, keys, _), queries = x.k.shape, x.q.shape[1]
+        out = x.q.new_empty(both, keys, queries)
         launch(
             load("siblings_kernels").dropout_mask,
-            (math.ceil(out.numel() / 1024),), out.device,
+            (cover(out.numel(), 1024),), out.device,
             out, block.members[:, start : start + queries].contiguous(), self.seed.to(out.device),
             out.numel(), self.p, kept_scale(self.p),
-            HEADS=heads, QUERIES=queries, KEYS=x.k.shape[2], BLOCK=1024,
+            HEADS=both // block.members.shape[0], QUERIES=queries, KEYS=keys, BLOCK=1024,
         )  # fmt: skip
         return out
 
 
-def _setup(ctx, inputs, output) -> None:
-    qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree = inputs
-    ctx.save_for_backward(*output[:2], qkv, pos_q, pos_k, log_mass, seed, *tree)
-
-
-def _backward(ctx, *given):
-    mean, total, qkv, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
-    grad_qkv, grad_pq, grad_pk = siblings_backward(
-        *given, mean, total, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree
-    )
-    position = (None, None) if pos_q is None else (grad_pq, grad_pk)
-    return grad_qkv, *position, *[None] * 6, NO_GRAD
-
-
-def _setup_backward(ctx, inputs, output) -> None:
-    gm, gt, go, _, _, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree = inputs
-    ctx.save_for_backward(gm, gt, go, qkv, pos_q, pos_k, log_mass, seed, *tree)
-
-
-def _backward_of_backward(ctx, *grads):
-    gm, gt, go, qkv, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
-    pairs = zip(grads, (qkv, pos_q, pos_k), strict=True)
-    grads = [torch.zeros_like(x) if g is None else g for g, x in pairs if x is not None]
-    ggm, ggt, ggo, *rest = siblings_double_backward(
-        grads, gm, gt, go, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree,
-        mask=Mask(ctx.options[-1], seed),
-    )  # fmt: skip
-    # mean and total are functions of qkv: their share is already in `rest`.
-    rest += [None] * (3 - len(rest))
-    return ggm, ggt, ggo, None, None, *rest, *[None] * 6, NO_GRAD
-
-
-siblings.register_autograd(_backward, setup_context=_setup)
-siblings_backward.register_autograd(_backward_of_backward, setup_context=_setup_backward)
+differentiate(siblings, siblings_backward, Mask)

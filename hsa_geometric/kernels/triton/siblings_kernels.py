@@ -287,16 +287,16 @@ def dropout_mask(
     out, queries, seed, size, dropout_p, kept_scale,
     HEADS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The factors ``out [F, H, QUERIES, KEYS]`` of the other kernels, for ``queries [F, QUERIES]``.
+    """The factors ``out [F, H, KEYS, QUERIES]`` of the other kernels, for ``queries [F, QUERIES]``.
 
     Keys are the members of the family in order.
     """
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     there = at < size
-    place = at % KEYS
-    row = at // KEYS
-    family = row // QUERIES // HEADS
-    head = row // QUERIES % HEADS
-    query = tl.load(queries + family * QUERIES + row % QUERIES, mask=there, other=0)
+    place = at // QUERIES % KEYS
+    row = at // QUERIES // KEYS
+    family = row // HEADS
+    head = row % HEADS
+    query = tl.load(queries + family * QUERIES + at % QUERIES, mask=there, other=0)
     kept = _kept(tl.load(seed), head, query, place, dropout_p)
     tl.store(out + at, tl.where(kept, kept_scale, 0.0), mask=there)

@@ -19,23 +19,13 @@ run on one: the sizes below are guesses.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..eager import attention as eager_attention
-from ..eager.plan import NO_GRAD, Plan, accumulator
-from ..eager.sweeps import (
-    _below_root,
-    _constants,
-    _save_constants,
-    _save_scan,
-    along_passes,
-    from_leaves,
-    sweep_down,
-)
-from ._jit import launch, load
+from ..eager.plan import Plan, accumulator
+from ..eager.sweeps import along_passes, differentiate, from_leaves, sweep_down
+from ._jit import cover, launch, load, power_of_two
 
 # Elements of a tile; rows of a tile where families are long, and what is long.
 TILE = 2048
@@ -50,16 +40,6 @@ WALK_ELEMENTS = 1 << 22
 ONE_LAUNCH = True
 
 
-def cover(n: int, step: int) -> int:
-    """How many steps cover ``n``."""
-    return -(-n // step)
-
-
-def power_of_two(n: int) -> int:
-    """The least power of two that is at least ``n``."""
-    return 1 << max(0, n - 1).bit_length()
-
-
 def tile(channels: int, longest: int) -> dict[str, int]:
     """Rows and channels of a tile, for families of at most ``longest`` members."""
     rows = min(power_of_two(longest), ROWS if longest <= LONG else LONG_ROWS)
@@ -70,7 +50,7 @@ def tile(channels: int, longest: int) -> dict[str, int]:
 
 def longest_family(plan: Plan) -> int:
     """Members of the longest family."""
-    return int(plan.sizes[-1, 0])
+    return plan.sizes[-1][0]
 
 
 # --- upward --------------------------------------------------------------------------------------
@@ -132,9 +112,9 @@ def climb(
     if ONE_LAUNCH:
         go(0, families, tail)
     else:
-        for f0, f1, *_ in reversed(plan.levels.tolist()):
-            go(f0, f1 - f0, tail if f0 == 0 else 0)
-        if plan.levels.shape[0] == 0:
+        for level in reversed(plan.levels):
+            go(level.f0, level.f1 - level.f0, tail if level.f0 == 0 else 0)
+        if not plan.levels:
             go(0, 0, tail)
     return y
 
@@ -144,7 +124,7 @@ def passes_up(y: Tensor, plan: Plan, weight: Tensor | None) -> Tensor:
     kernels, channels = load("sweeps_kernels"), y.shape[1]
     factor = None if weight is None else along_passes(weight, plan)
     sizes = tile(channels, longest_family(plan))
-    for _, _, m0, m1, _ in plan.pass_table.tolist():
+    for _, _, m0, m1, _ in plan.passes:
         launch(
             kernels.give, (m1 - m0, cover(channels, sizes["BLOCK"])), y.device,
             y, y if factor is None else factor, plan.pass_child, plan.pass_parent, plan.pass_ptr,
@@ -200,10 +180,10 @@ def descend(
             INDEX=index is not None, FINISHED=done > 0, OWN=final is not None, **meta,
         )  # fmt: skip
 
-    levels = plan.levels.tolist()
-    depth, nodes = len(levels), plan.up.shape[0]
+    levels, nodes = plan.levels, plan.num_nodes
+    depth = len(levels)
     # First position of each level, and first of its rows in what the launches write.
-    starts = [0, *(level[2] for level in levels), nodes]
+    starts = [0, *(level.n0 for level in levels), nodes]
     if not leaves:
         for top in range(0, depth + 1, SCALAR_LEVELS):
             stop = starts[min(top + SCALAR_LEVELS, depth + 1)]
@@ -213,7 +193,7 @@ def descend(
         go(out, plan.leaf, 0, rows.shape[0], 0, depth + 1, out)
         return out
     z = torch.empty(plan.inner.shape[0], channels, dtype=dtype, device=device)
-    ends = [levels[0][6], *(level[7] for level in levels)] if levels else [0]
+    ends = [levels[0].lo, *(level.hi for level in levels)] if levels else [0]
     for top in range(0, depth, LEVELS):  # the last level has no inner nodes
         first, stop = 0 if top == 0 else ends[top - 1], ends[min(top + LEVELS, depth) - 1]
         go(z, plan.inner, first, stop, starts[top], LEVELS, z)
@@ -227,7 +207,7 @@ def descend(
 @torch.library.custom_op("hsa_geometric::triton_up", mutates_args=())
 def up(xs: list[Tensor], weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     """Leaf values ``[N, C_i]`` to node values ``[T, sum C_i]``, ``weight [T]`` a constant."""
-    plan, dtype = Plan(*tree), accumulator(xs[0].dtype)
+    plan, dtype = Plan.of(tree), accumulator(xs[0].dtype)
     weight = None if weight is None else weight.to(dtype).contiguous()
     if plan.deep:
         y = from_leaves(xs, plan).index_fill_(0, plan.family_parent, 0)
@@ -241,7 +221,7 @@ def up(xs: list[Tensor], weight: Tensor | None, tree: list[Tensor]) -> Tensor:
 @torch.library.custom_op("hsa_geometric::triton_down", mutates_args=())
 def down(z: Tensor, weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     """Node values ``[T, C]`` to leaf values ``[N, C]``, ``weight [T]`` a constant."""
-    plan = Plan(*tree)
+    plan = Plan.of(tree)
     weight = None if weight is None else weight.unsqueeze(1)
     if plan.deep:
         return plan.take_leaves(sweep_down(z, plan, weight))
@@ -252,7 +232,7 @@ def down(z: Tensor, weight: Tensor | None, tree: list[Tensor]) -> Tensor:
 @torch.library.custom_op("hsa_geometric::triton_scan_up", mutates_args=())
 def scan_up(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
     """Upward sweep of node values ``[T, H]`` with differentiable weights ``[T, H]``."""
-    plan, y = Plan(*tree), x.clone(memory_format=torch.contiguous_format)
+    plan, y = Plan.of(tree), x.clone(memory_format=torch.contiguous_format)
     if plan.deep:
         return passes_up(y, plan, weight)
     return climb(y, plan, "SCAN", weight.contiguous())
@@ -261,7 +241,7 @@ def scan_up(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
 @torch.library.custom_op("hsa_geometric::triton_scan_down", mutates_args=())
 def scan_down(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
     """Downward sweep of node values ``[T, H]`` with differentiable weights ``[T, H]``."""
-    plan = Plan(*tree)
+    plan = Plan.of(tree)
     if plan.deep:
         return sweep_down(x, plan, weight)
     return descend(x.contiguous(), plan, weight.contiguous(), leaves=False)
@@ -270,7 +250,7 @@ def scan_down(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
 @torch.library.custom_op("hsa_geometric::triton_mix", mutates_args=())
 def mix(mean: Tensor, share: Tensor, v: Tensor, own: Tensor, tree: list[Tensor]) -> Tensor:
     """Sum of share · M over each leaf and its ancestors, plus own · v: ``[N, H, D]``."""
-    plan = Plan(*tree)
+    plan = Plan.of(tree)
     if plan.deep:
         return eager_attention.mix(mean, share, v, own, tree)
     last = (v.contiguous().flatten(1), own.contiguous())
@@ -292,81 +272,5 @@ def row_dot(a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
-@up.register_fake
-def _(xs, weight, tree):
-    width = sum(x.shape[1] for x in xs)
-    return xs[0].new_empty(tree[0].shape[0], width, dtype=accumulator(xs[0].dtype))
-
-
-@down.register_fake
-def _(z, weight, tree):
-    return z.new_empty(tree[1].shape[0], z.shape[1], dtype=accumulator(z.dtype))
-
-
-@scan_up.register_fake
-@scan_down.register_fake
-def _(x, weight, tree):
-    return x.new_empty(x.shape)
-
-
-@mix.register_fake
-def _(mean, share, v, own, tree):
-    return mean.new_empty(v.shape)
-
-
-@row_dot.register_fake
-def _(a, b):
-    return a.new_empty(a.shape[:-1], dtype=torch.promote_types(a.dtype, b.dtype))
-
-
-def _up_backward(ctx, grad):
-    weight, tree = _constants(ctx)
-    parts = down(grad.contiguous(), weight, tree).split(ctx.widths, dim=1)
-    return [x.to(d) for x, d in zip(parts, ctx.dtypes, strict=True)], None, NO_GRAD
-
-
-def _down_backward(ctx, grad):
-    weight, tree = _constants(ctx)
-    return up([grad.contiguous()], weight, tree).to(ctx.dtypes[0]), None, NO_GRAD
-
-
-def _scan_up_backward(ctx, grad):
-    y, weight, *tree = ctx.saved_tensors
-    grad = scan_down(grad.contiguous(), weight, tree)
-    return grad, _below_root(y * grad[tree[0]], tree), NO_GRAD
-
-
-def _scan_down_backward(ctx, grad):
-    z, weight, *tree = ctx.saved_tensors
-    grad = scan_up(grad.contiguous(), weight, tree)
-    return grad, _below_root(grad * z[tree[0]], tree), NO_GRAD
-
-
-def _mix_backward(ctx, grad):
-    mean, share, v, own, *tree = ctx.saved_tensors
-    above = up([grad.flatten(1)], None, tree).unflatten(1, grad.shape[1:])
-    return (
-        above * share.unsqueeze(-1),
-        row_dot(above, mean),
-        (grad * own.unsqueeze(-1)).to(v.dtype),
-        row_dot(grad, v),
-        NO_GRAD,
-    )
-
-
-def _row_dot_backward(ctx, grad):
-    a, b = ctx.saved_tensors
-    grad = grad.unsqueeze(-1)
-    return (grad * b).to(a.dtype), (grad * a).to(b.dtype)
-
-
-def _save_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-up.register_autograd(_up_backward, setup_context=_save_constants)
-down.register_autograd(_down_backward, setup_context=_save_constants)
-scan_up.register_autograd(_scan_up_backward, setup_context=_save_scan)
-scan_down.register_autograd(_scan_down_backward, setup_context=_save_scan)
-mix.register_autograd(_mix_backward, setup_context=eager_attention._setup)
-row_dot.register_autograd(_row_dot_backward, setup_context=_save_inputs)
+differentiate(up, down, scan_up, scan_down)
+eager_attention.differentiate(mix, row_dot, up)

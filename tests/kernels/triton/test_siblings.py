@@ -377,7 +377,7 @@ def test_half_precision_rows_are_refused():
 
 def test_families_of_a_size_that_divides_the_tile_are_not_cut():
     for parent in (star(8), forest(*[star(8)] * 5)):
-        plan = eager.plan.Plan(*TreeIndex.from_parent(parent).tensors)
+        plan = eager.plan.Plan.of(TreeIndex.from_parent(parent).tensors)
         tile = backend.tile_size(plan, 32)
         assert tile == 16
         starts, ends = backend.segments(plan)
