@@ -9,7 +9,7 @@ level and then by parent, so that a level is one slice and every family is one s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import NoReturn
 
 import torch
@@ -22,6 +22,17 @@ from .passes import Passes
 #   parents are consecutive (else -1), family size if all families of the level agree (else 0), and
 #   the slice of ``TreeIndex.inner`` that is on the level.
 LEVEL_COLUMNS = 8
+
+# What :attr:`TreeIndex.tensors` holds in one tensor, one after another, before the passes.
+PACKED = (
+    "family_parent",
+    "family_ptr",
+    "inner",
+    "inner_ptr",
+    "family_inner",
+    "above",
+    "by_size",
+)
 
 # After which rounds of pointer doubling, levels below 2^5, 2^15 and 2^35, a device is asked whether
 # they were enough: waiting for its answer costs it more than some rounds too many. On the CPU
@@ -64,6 +75,10 @@ class TreeIndex:
         layout: ``[2]`` on the CPU: number of roots, and the position of the first leaf if the
             leaves are consecutive and in order (else -1).
         passes: how sweeps run where levels are many and thin, see :class:`~.passes.Passes`.
+        tensors: what the kernels read, all of the above but the caller's numbering: ``up``,
+            ``leaf``, the rest of the device's in one tensor, and all of the CPU's in another. An
+            operator with a list of twenty tensors takes longer to walk it than to compute on a
+            small tree.
 
     Example:
         >>> import torch
@@ -90,6 +105,7 @@ class TreeIndex:
     sizes: Tensor
     layout: Tensor
     passes: Passes
+    tensors: list[Tensor] = field(init=False, repr=False)
 
     @classmethod
     def from_parent(cls, parent: Tensor) -> TreeIndex:
@@ -221,24 +237,22 @@ class TreeIndex:
         at = torch.searchsorted(start, torch.arange(self.num_nodes, device=self.device), right=True)
         return at[self.position]
 
-    @property
-    def tensors(self) -> list[Tensor]:
-        """What the kernels read: everything but the caller's numbering."""
-        return [
-            self.up,
-            self.leaf,
-            self.family_parent,
-            self.family_ptr,
-            self.inner,
-            self.inner_ptr,
-            self.family_inner,
-            self.above,
-            self.by_size,
-            self.levels,
-            self.sizes,
-            self.layout,
-            *self.passes,
+    def __post_init__(self) -> None:
+        # The parts become views, so that nothing is held twice.
+        parts = [*(getattr(self, name) for name in PACKED), *self.passes[1:]]
+        packed = torch.cat([x.reshape(-1) for x in parts])
+        views = [
+            x.view_as(part)
+            for x, part in zip(packed.split([x.numel() for x in parts]), parts, strict=True)
         ]
+        for name, view in zip(PACKED, views, strict=False):
+            object.__setattr__(self, name, view)
+        table, child, _, parent, _ = self.passes
+        object.__setattr__(self, "passes", Passes(table, *views[len(PACKED) :]))
+        tables = (self.levels, self.sizes, table)
+        counts = [len(x) for x in (self.family_parent, child, parent, *tables)]
+        numbers = torch.cat([self.layout, torch.tensor(counts), *(x.flatten() for x in tables)])
+        object.__setattr__(self, "tensors", [self.up, self.leaf, packed, numbers])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeIndex:
         """The same index on another device. The small tables stay on the CPU."""
@@ -248,6 +262,7 @@ class TreeIndex:
             if f.name in host
             else getattr(self, f.name).to(device, non_blocking=non_blocking)
             for f in fields(self)
+            if f.init
         }
         table, *rows = self.passes
         rows = [x.to(device, non_blocking=non_blocking) for x in rows]

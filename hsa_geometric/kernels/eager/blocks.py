@@ -192,7 +192,7 @@ def blocks(plan: Plan, heads: int, width: int) -> Iterable[Block]:
 
 
 def _made(plan: Plan, heads: int, width: int) -> Iterator[Block]:
-    for b, g0, g1, padded, position in groups(plan.sizes, heads, width, LOGITS):
+    for b, g0, g1, padded, position in groups(tuple(plan.sizes), heads, width, LOGITS):
         step = max(1, min(LOGITS // max(1, heads * b * b), CHUNK_ELEMENTS // (b * heads * width)))
         column = torch.arange(b, device=plan.up.device)
         for lo, hi in chunks(g0, g1, step):

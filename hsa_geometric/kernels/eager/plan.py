@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
+
+# Columns of the tables of a tree: see `TreeIndex.levels`, `TreeIndex.sizes` and `Passes.table`.
+LEVEL_COLUMNS, SIZE_COLUMNS, PASS_COLUMNS = 8, 4, 5
 
 
 class Level(NamedTuple):
@@ -43,7 +46,7 @@ class Level(NamedTuple):
 
 @dataclass(eq=False)
 class Plan:
-    """:attr:`hsa_geometric.TreeIndex.tensors`, by name, and what follows from them.
+    """:attr:`hsa_geometric.TreeIndex.tensors`, taken apart, and what follows from them.
 
     Operators receive a list of tensors, once for each layer and pass; :meth:`of` gives the same
     plan for the same list for as long as the tree lives.
@@ -58,30 +61,40 @@ class Plan:
     family_inner: Tensor
     above: Tensor
     by_size: Tensor
-    level_table: Tensor
-    size_table: Tensor
-    num_roots: int
-    first_leaf: int
-    pass_table: Tensor
     pass_child: Tensor
     pass_above: Tensor
     pass_parent: Tensor
     pass_ptr: Tensor
+    level_table: Tensor
+    sizes: list[tuple[int, ...]]
+    passes: list[tuple[int, ...]]
+    num_roots: int
+    first_leaf: int
     memo: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, tree: list[Tensor]) -> Plan:
         """The plan of a tree, made at the first call."""
-        layout = tree[LAYOUT]
-        plan = _PLANS.get(layout)
-        if plan is None or plan.up is not tree[0]:
-            # Holding the key itself would keep the tree alive.
-            num_roots, first_leaf = layout.tolist()
-            tensors = [*tree[:LAYOUT], *tree[LAYOUT + 1 :]]
-            given: dict[str, Any] = dict(zip(TENSORS, tensors, strict=True))
-            plan = cls(num_roots=num_roots, first_leaf=first_leaf, **given)
-            _PLANS[layout] = plan
+        *_, numbers = tree
+        plan = _PLANS.get(numbers)
+        if plan is None:
+            plan = _PLANS[numbers] = cls._made(*tree)
         return plan
+
+    @classmethod
+    @torch.inference_mode(False)
+    def _made(cls, up: Tensor, leaf: Tensor, packed: Tensor, numbers: Tensor) -> Plan:
+        num_roots, first_leaf, f, k, m, *rows = numbers[:8].tolist()
+        widths = [f, f + 1, f, f + 1, f, up.shape[0], 2 * (num_roots + f), k, k, m, m + 1]
+        parts = list(packed.split(widths))
+        parts[6] = parts[6].view(2, -1)
+        # A slice of `numbers`, the key, would keep the plan alive for ever.
+        columns = [LEVEL_COLUMNS, SIZE_COLUMNS, PASS_COLUMNS]
+        tables = numbers[8:].clone().split([n * c for n, c in zip(rows, columns, strict=True)])
+        levels, *others = (x.view(-1, c) for x, c in zip(tables, columns, strict=True))
+        sizes, passes = ([tuple(row) for row in x.tolist()] for x in others)
+        given: list[Any] = [up, leaf, *parts, levels, sizes, passes, num_roots, first_leaf]
+        return cls(*given)
 
     @property
     def num_nodes(self) -> int:
@@ -91,7 +104,7 @@ class Plan:
     @property
     def deep(self) -> bool:
         """Whether sweeps run in passes of logarithmic number instead of level by level."""
-        return self.pass_table.shape[0] > 0
+        return len(self.passes) > 0
 
     @cached_property
     def rows(self) -> list[int]:
@@ -125,16 +138,6 @@ class Plan:
             strict=True,
         )
         return [Level(*row, *tensors) for row, *tensors in columns]
-
-    @cached_property
-    def sizes(self) -> tuple[tuple[int, int, int, int], ...]:
-        """Rows of :attr:`TreeIndex.sizes`."""
-        return tuple(tuple(row) for row in self.size_table.tolist())
-
-    @cached_property
-    def passes(self) -> list[tuple[int, int, int, int, int]]:
-        """Rows of :attr:`Passes.table`."""
-        return [tuple(row) for row in self.pass_table.tolist()]
 
     @cached_property
     def leaf_rows(self) -> slice | Tensor:
@@ -171,10 +174,6 @@ class Plan:
 
 _PLANS = WeakTensorKeyDictionary()
 
-# The tensors of a tree but for its layout, the CPU tensor that names it; and where that stands.
-TENSORS = [f.name for f in fields(Plan) if f.type == "Tensor"]
-LAYOUT = TENSORS.index("pass_table")
-
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
     """The precision in which sums of :obj:`dtype` are taken: float32 at least."""
@@ -182,4 +181,4 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 # What a backward returns for the tree: autograd wants the structure of the input.
-NO_GRAD: list[None] = [None] * (len(TENSORS) + 1)
+NO_GRAD: list[None] = [None] * 4
