@@ -199,8 +199,9 @@ def test_to_moves_all_but_the_host_tables(parent):
     moved = tree.to("meta")
     assert moved.device.type == "meta" and tree.device.type == "cpu"
     host = ("levels", "sizes", "layout", "table")
+    assert [x.device.type for x in moved.tensors] == ["meta", "meta", "meta", "cpu"]
     for name, tensor in {**vars(moved), **moved.passes._asdict()}.items():
-        if name != "passes":
+        if name not in ("passes", "tensors"):
             assert tensor.device.type == ("cpu" if name in host else "meta"), name
     for x, y in zip(tree.to("cpu").tensors, tree.tensors, strict=True):
         assert_close(x, y)

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ...tree import TreeIndex
 from .evidence import evidence, inside
-from .plan import NO_GRAD, Plan, accumulator
+from .operator import NO_GRAD, tree_operator
+from .plan import Plan, accumulator
 from .siblings import siblings
 from .sweeps import CHUNK_ELEMENTS, chunks, scan_down, sweep_down, sweep_inner, up
 
 
-@torch.library.custom_op("hsa_geometric::mix", mutates_args=())
+@tree_operator("hsa_geometric::mix")
 def mix(mean: Tensor, share: Tensor, v: Tensor, own: Tensor, tree: list[Tensor]) -> Tensor:
     """Sum of share · M over each leaf and its ancestors, plus own · v: ``[N, H, D]``."""
     plan = Plan.of(tree)

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .plan import NO_GRAD, Plan
+from .operator import NO_GRAD, tree_operator
+from .plan import Plan
 from .sweeps import below_root, scan_down, segment_sum
 
 
-@torch.library.custom_op("hsa_geometric::evidence", mutates_args=())
+@tree_operator("hsa_geometric::evidence")
 def evidence(
     leaf_f: Tensor, sibling: Tensor, weight: Tensor, log_mass: Tensor, tree: list[Tensor]
 ) -> Tensor:

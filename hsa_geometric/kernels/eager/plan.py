@@ -178,7 +178,3 @@ _PLANS = WeakTensorKeyDictionary()
 def accumulator(dtype: torch.dtype) -> torch.dtype:
     """The precision in which sums of :obj:`dtype` are taken: float32 at least."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-# What a backward returns for the tree: autograd wants the structure of the input.
-NO_GRAD: list[None] = [None] * 4

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocks import FEWEST_PRODUCTS, Block, blocks, pieces
-from .plan import NO_GRAD, Plan
+from .operator import NO_GRAD, tree_operator
+from .plan import Plan
 
 # Below this number of logits fewer calls are faster than vectorised ones.
 BY_HALVES = 1 << 14
@@ -163,7 +164,7 @@ def attend(
     return mean, log_total.transpose(1, 2), own
 
 
-@torch.library.custom_op("hsa_geometric::siblings", mutates_args=())
+@tree_operator("hsa_geometric::siblings")
 def siblings(
     qkv: Tensor,
     pos_q: Tensor | None,
@@ -193,7 +194,7 @@ def siblings(
     return mean[:nodes].unflatten(1, (heads, -1)), total[:nodes], own[:nodes]
 
 
-@torch.library.custom_op("hsa_geometric::siblings_backward", mutates_args=())
+@tree_operator("hsa_geometric::siblings_backward")
 def siblings_backward(
     grad_mean: Tensor,
     grad_total: Tensor,

@@ -22,7 +22,8 @@ import torch_geometric.typing
 from torch import Tensor
 from torch_geometric.utils import segment
 
-from .plan import NO_GRAD, Level, Plan, accumulator
+from .operator import NO_GRAD, tree_operator
+from .plan import Level, Plan, accumulator
 
 # Rows moved at a time where a level needs a temporary: small enough to stay in the cache and to
 # come from memory that the allocator already holds (fresh pages cost more than the copy).
@@ -215,14 +216,14 @@ def from_leaves(xs: list[Tensor], plan: Plan) -> Tensor:
 # --- the operators -------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("hsa_geometric::up", mutates_args=())
+@tree_operator("hsa_geometric::up")
 def up(xs: list[Tensor], weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     """Leaf values ``[N, C_i]`` to node values ``[T, sum C_i]``, ``weight [T]`` a constant."""
     plan = Plan.of(tree)
     return up_(from_leaves(xs, plan), plan, weight, write=True)
 
 
-@torch.library.custom_op("hsa_geometric::down", mutates_args=())
+@tree_operator("hsa_geometric::down")
 def down(z: Tensor, weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     """Node values ``[T, C]`` to leaf values ``[N, C]``, ``weight [T]`` a constant."""
     plan = Plan.of(tree)
@@ -230,13 +231,13 @@ def down(z: Tensor, weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     return plan.take_leaves(sweep_down(z, plan, weight))
 
 
-@torch.library.custom_op("hsa_geometric::scan_up", mutates_args=())
+@tree_operator("hsa_geometric::scan_up")
 def scan_up(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
     """Upward sweep of node values ``[T, H]`` with differentiable weights ``[T, H]``."""
     return up_(x.clone(memory_format=torch.contiguous_format), Plan.of(tree), weight)
 
 
-@torch.library.custom_op("hsa_geometric::scan_down", mutates_args=())
+@tree_operator("hsa_geometric::scan_down")
 def scan_down(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
     """Downward sweep of node values ``[T, H]`` with differentiable weights ``[T, H]``."""
     return sweep_down(x, Plan.of(tree), weight)

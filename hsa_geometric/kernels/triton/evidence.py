@@ -7,15 +7,15 @@ a downward sweep.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..eager.evidence import differentiate
+from ..eager.operator import tree_operator
 from ..eager.plan import Plan
 from .sweeps import climb, scan_down
 
 
-@torch.library.custom_op("hsa_geometric::triton_evidence", mutates_args=())
+@tree_operator("hsa_geometric::triton_evidence")
 def evidence(
     leaf_f: Tensor, sibling: Tensor, weight: Tensor, log_mass: Tensor, tree: list[Tensor]
 ) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..eager.blocks import Block
+from ..eager.operator import tree_operator
 from ..eager.plan import Plan
 from ..eager.siblings import Operands, differentiate, kept_scale
 from ._jit import cover, launch, load, power_of_two
@@ -118,7 +119,7 @@ def padded(width: int) -> int:
     return max(16, power_of_two(width))
 
 
-@torch.library.custom_op("hsa_geometric::triton_siblings", mutates_args=())
+@tree_operator("hsa_geometric::triton_siblings")
 def siblings(
     qkv: Tensor,
     pos_q: Tensor | None,
@@ -140,7 +141,7 @@ def siblings(
     return mean, total, own
 
 
-@torch.library.custom_op("hsa_geometric::triton_siblings_backward", mutates_args=())
+@tree_operator("hsa_geometric::triton_siblings_backward")
 def siblings_backward(
     grad_mean: Tensor,
     grad_total: Tensor,

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..eager import attention as eager_attention
+from ..eager.operator import tree_operator
 from ..eager.plan import Plan, accumulator
 from ..eager.sweeps import along_passes, differentiate, from_leaves, sweep_down
 from ._jit import cover, launch, load, power_of_two
@@ -204,7 +205,7 @@ def descend(
 # --- the operators -------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("hsa_geometric::triton_up", mutates_args=())
+@tree_operator("hsa_geometric::triton_up")
 def up(xs: list[Tensor], weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     """Leaf values ``[N, C_i]`` to node values ``[T, sum C_i]``, ``weight [T]`` a constant."""
     plan, dtype = Plan.of(tree), accumulator(xs[0].dtype)
@@ -218,7 +219,7 @@ def up(xs: list[Tensor], weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     return climb(y, plan, "LEAVES", weight, xs)
 
 
-@torch.library.custom_op("hsa_geometric::triton_down", mutates_args=())
+@tree_operator("hsa_geometric::triton_down")
 def down(z: Tensor, weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     """Node values ``[T, C]`` to leaf values ``[N, C]``, ``weight [T]`` a constant."""
     plan = Plan.of(tree)
@@ -229,7 +230,7 @@ def down(z: Tensor, weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     return descend(z.contiguous(), plan, weight)
 
 
-@torch.library.custom_op("hsa_geometric::triton_scan_up", mutates_args=())
+@tree_operator("hsa_geometric::triton_scan_up")
 def scan_up(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
     """Upward sweep of node values ``[T, H]`` with differentiable weights ``[T, H]``."""
     plan, y = Plan.of(tree), x.clone(memory_format=torch.contiguous_format)
@@ -238,7 +239,7 @@ def scan_up(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
     return climb(y, plan, "SCAN", weight.contiguous())
 
 
-@torch.library.custom_op("hsa_geometric::triton_scan_down", mutates_args=())
+@tree_operator("hsa_geometric::triton_scan_down")
 def scan_down(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
     """Downward sweep of node values ``[T, H]`` with differentiable weights ``[T, H]``."""
     plan = Plan.of(tree)
@@ -247,7 +248,7 @@ def scan_down(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
     return descend(x.contiguous(), plan, weight.contiguous(), leaves=False)
 
 
-@torch.library.custom_op("hsa_geometric::triton_mix", mutates_args=())
+@tree_operator("hsa_geometric::triton_mix")
 def mix(mean: Tensor, share: Tensor, v: Tensor, own: Tensor, tree: list[Tensor]) -> Tensor:
     """Sum of share · M over each leaf and its ancestors, plus own · v: ``[N, H, D]``."""
     plan = Plan.of(tree)

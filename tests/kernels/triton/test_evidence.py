@@ -221,5 +221,6 @@ def test_gradients_equal_those_of_the_tensor_backend_and_are_finite(name):
 
 @pytest.mark.filterwarnings("ignore")  # from inside opcheck
 def test_pytorch_accepts_the_operator():
-    leaf_f, sibling, *rest = inputs(index("shuffled_forest"))
-    torch.library.opcheck(evidence, (leaf_f.requires_grad_(), sibling.requires_grad_(), *rest))
+    leaf_f, sibling, weight, log_mass, tree = inputs(index("shuffled_forest"))
+    learned = leaf_f.requires_grad_(), sibling.requires_grad_()
+    torch.library.opcheck(evidence.op, (*learned, weight, log_mass, *tree))

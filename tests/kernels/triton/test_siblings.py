@@ -351,7 +351,9 @@ def test_pytorch_accepts_the_operators(features, dropout_p):
     inputs = arguments(families(3, 2), features=features, dtype=torch.float32)
     inputs |= {"dropout_p": dropout_p, "seed": torch.tensor(3, device=DEVICE)}
     outputs = backend.siblings(**inputs)
-    backward = (*cotangents(outputs), *outputs[:2], *inputs.values())
+    *rest, tree = inputs.values()
+    forward = (*rest, *tree)
+    backward = (*cotangents(outputs), *outputs[:2], *forward)
 
     def fresh(x):
         learned = isinstance(x, torch.Tensor) and x.is_floating_point() and x.dim() > 1
@@ -359,12 +361,12 @@ def test_pytorch_accepts_the_operators(features, dropout_p):
 
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(
-        torch.ops.hsa_geometric.triton_siblings.default,
-        tuple(map(fresh, inputs.values())),
+        backend.siblings.op,
+        tuple(map(fresh, forward)),
         test_utils=(*checks, "test_aot_dispatch_dynamic"),
     )
     torch.library.opcheck(
-        torch.ops.hsa_geometric.triton_siblings_backward.default,
+        backend.siblings_backward.op,
         tuple(map(fresh, backward)),
         test_utils=checks,
     )
