@@ -15,28 +15,17 @@ from .evidence import evidence, inside
 from .operator import NO_GRAD, tree_operator
 from .plan import Plan, accumulator
 from .siblings import siblings
-from .sweeps import CHUNK_ELEMENTS, chunks, scan_down, sweep_down, sweep_inner, up
+from .sweeps import CHUNK_ELEMENTS, chunks, scan_down, sweep_leaves, up
 
 
 @tree_operator("hsa_geometric::mix")
 def mix(mean: Tensor, share: Tensor, v: Tensor, own: Tensor, tree: list[Tensor]) -> Tensor:
     """Sum of share · M over each leaf and its ancestors, plus own · v: ``[N, H, D]``."""
-    plan = Plan.of(tree)
-    step = max(1, CHUNK_ELEMENTS // v[0].numel())
-    share = share.unsqueeze(-1)
-    inner = None
-    if plan.deep or isinstance(plan.leaf_rows, slice) or v.numel() <= CHUNK_ELEMENTS:
-        out = plan.take_leaves(sweep_down(mean, plan, share=share))
-    else:  # spare the leaves a second copy, where that would be fresh memory
-        inner, out = sweep_inner(mean, share, plan), mean.new_empty(v.shape)
-    for lo, hi in chunks(0, v.shape[0], step):
-        rows = out[lo:hi]
-        if inner is not None:
-            leaf = plan.leaf[lo:hi]
-            torch.index_select(inner, 0, plan.leaf_above[lo:hi], out=rows)
-            rows.addcmul_(mean.index_select(0, leaf), share.index_select(0, leaf))
-        rows.addcmul_(v[lo:hi].to(out.dtype), own[lo:hi].unsqueeze(-1))
-    return out
+
+    def finish(rows: Tensor, lo: int, hi: int) -> None:
+        rows.addcmul_(v[lo:hi].to(rows.dtype), own[lo:hi].unsqueeze(-1))
+
+    return sweep_leaves(mean, Plan.of(tree), share=share.unsqueeze(-1), finish=finish)
 
 
 @torch.library.custom_op("hsa_geometric::row_dot", mutates_args=())
@@ -66,9 +55,10 @@ def differentiate(mix: Any, row_dot: Any, up: Any) -> None:
     def mix_backward(ctx, grad):
         mean, share, v, own, *tree = ctx.saved_tensors
         above = up([grad.flatten(1)], None, tree).unflatten(1, grad.shape[1:])
+        grad_share = row_dot(above, mean)
         return (
-            above * share.unsqueeze(-1),
-            row_dot(above, mean),
+            torch.mul(above, share.unsqueeze(-1), out=None if torch.is_grad_enabled() else above),
+            grad_share,
             (grad * own.unsqueeze(-1)).to(v.dtype),
             row_dot(grad, v),
             NO_GRAD,

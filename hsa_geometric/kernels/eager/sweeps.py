@@ -14,7 +14,7 @@ leaves, with weights that are data. Nodes are in storage order.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -174,22 +174,62 @@ def sweep_down(
     return z
 
 
-def sweep_inner(x: Tensor, share: Tensor, plan: Plan) -> Tensor:
-    """:func:`sweep_down` at inner nodes alone: ``z [F + 1, ...]``, the last row 0 for roots.
+def sweep_leaves(
+    x: Tensor,
+    plan: Plan,
+    weight: Tensor | None = None,
+    share: Tensor | None = None,
+    finish: Callable[[Tensor, int, int], Any] | None = None,
+) -> Tensor:
+    """:func:`sweep_down` to the leaves alone, ``[N, ...]`` in the order of their rows.
 
-    Leaves are most of a tree; whoever needs them reads ``z[plan.above]``.
+    ``finish(rows, lo, hi)`` is called on rows ``lo:hi`` of the result while they are in the cache.
     """
-    inner, above = plan.inner, plan.above
+    rows, step = plan.leaf.shape[0], max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
+    if plan.deep or isinstance(plan.leaf_rows, slice) or rows <= step:
+        out, inner = plan.take_leaves(sweep_down(x, plan, weight, share)), None
+    else:  # spare the leaves a second copy, which would be fresh memory
+        inner = sweep_inner(x, plan, weight, share)
+        out = x.new_empty(rows, *x.shape[1:], dtype=inner.dtype)
+    for lo, hi in chunks(0, rows, step):
+        if inner is not None:
+            write = out[lo:hi]
+            torch.index_select(inner, 0, plan.leaf_above[lo:hi], out=write)
+            combine(write, plan.leaf[lo:hi], write, x, weight, share)
+        if finish is not None:
+            finish(out[lo:hi], lo, hi)
+    return out
+
+
+def sweep_inner(x: Tensor, plan: Plan, weight: Tensor | None, share: Tensor | None) -> Tensor:
+    """:func:`sweep_down` at inner nodes alone: ``z [F + 1, ...]``, the last row 0 for roots."""
+    inner, above = plan.inner, plan.above.index_select(0, plan.inner)
     z = x.new_empty(inner.shape[0] + 1, *x.shape[1:], dtype=accumulator(x.dtype))
-    z[-1] = 0
+    z[-1:].zero_()
     step = max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
     first = plan.levels[0].lo if plan.levels else 0
     for start, stop in [(0, first), *((level.lo, level.hi) for level in plan.levels)]:
         for lo, hi in chunks(start, stop, step):
-            here, rows = inner[lo:hi], z[lo:hi]
-            over = z.index_select(0, above[here])
-            torch.addcmul(over, x.index_select(0, here), share.index_select(0, here), out=rows)
+            combine(z[lo:hi], inner[lo:hi], z.index_select(0, above[lo:hi]), x, weight, share)
     return z
+
+
+def combine(
+    out: Tensor,
+    at: Tensor,
+    above: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    share: Tensor | None,
+) -> None:
+    """Write to ``out`` what :func:`sweep_down` makes of nodes ``at`` and the rows ``above``."""
+    here = x.index_select(0, at)
+    if weight is not None:
+        torch.addcmul(here, above, weight.index_select(0, at), out=out)
+    elif share is not None:
+        torch.addcmul(above, here, share.index_select(0, at), out=out)
+    else:
+        torch.add(here, above, out=out)
 
 
 def chunks(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
@@ -227,8 +267,7 @@ def up(xs: list[Tensor], weight: Tensor | None, tree: list[Tensor]) -> Tensor:
 def down(z: Tensor, weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     """Node values ``[T, C]`` to leaf values ``[N, C]``, ``weight [T]`` a constant."""
     plan = Plan.of(tree)
-    weight = None if weight is None else weight.unsqueeze(1)
-    return plan.take_leaves(sweep_down(z, plan, weight))
+    return sweep_leaves(z, plan, None if weight is None else weight.unsqueeze(1))
 
 
 @tree_operator("hsa_geometric::scan_up")
