@@ -238,20 +238,17 @@ class TreeIndex:
         return at[self.position]
 
     def __post_init__(self) -> None:
+        table, *passes = self.passes
+        parts = [*(getattr(self, name) for name in PACKED), *passes]
+        packed = torch.cat([x.view(-1) for x in parts])
         # The parts become views, so that nothing is held twice.
-        parts = [*(getattr(self, name) for name in PACKED), *self.passes[1:]]
-        packed = torch.cat([x.reshape(-1) for x in parts])
-        views = [
-            x.view_as(part)
-            for x, part in zip(packed.split([x.numel() for x in parts]), parts, strict=True)
-        ]
-        for name, view in zip(PACKED, views, strict=False):
+        *views, by_size, child, above, parent, ptr = packed.split([x.numel() for x in parts])
+        for name, view in zip(PACKED, [*views, by_size.view(2, -1)], strict=True):
             object.__setattr__(self, name, view)
-        table, child, _, parent, _ = self.passes
-        object.__setattr__(self, "passes", Passes(table, *views[len(PACKED) :]))
+        object.__setattr__(self, "passes", Passes(table, child, above, parent, ptr))
         tables = (self.levels, self.sizes, table)
-        counts = [len(x) for x in (self.family_parent, child, parent, *tables)]
-        numbers = torch.cat([self.layout, torch.tensor(counts), *(x.flatten() for x in tables)])
+        counts = [len(self.family_parent), len(child), len(parent), *map(len, tables)]
+        numbers = torch.cat([self.layout, torch.tensor(counts), *(x.view(-1) for x in tables)])
         object.__setattr__(self, "tensors", [self.up, self.leaf, packed, numbers])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeIndex:
