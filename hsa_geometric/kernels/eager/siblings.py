@@ -152,6 +152,8 @@ def attend(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """M ``[G, n, Dv]``, S and the diagonal ``[G, n, 1]``, in differentiable operations."""
     s, own = logits(x, start, scale)
+    if in_pairs(x):
+        return *attend_in_pairs(s, x.v, mask), own
     top = highest(s.detach()).clamp(min=torch.finfo(s.dtype).min)
     p = s.sub_(top).exp_()
     # The sum is at least 1, or 0 where there is no sibling of positive mass: M = 0 and S = -inf,
@@ -162,6 +164,30 @@ def attend(
     p = p if mask is None else p * mask
     mean = product(p.transpose(1, 2), x.v).div_(some.transpose(1, 2))
     return mean, log_total.transpose(1, 2), own
+
+
+def in_pairs(x: Operands) -> bool:
+    """Whether families have two members: binary trees have no others."""
+    return x.k.shape[1] == x.q.shape[1] == 2
+
+
+def attend_in_pairs(s: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """M and S of :func:`attend` where each sees the other alone: the softmax of one logit is 1."""
+    total = other(s).unsqueeze(2)
+    mean = v.flip(1) if mask is None else v.flip(1) * other(mask).unsqueeze(2)
+    return mean.masked_fill(total.isneginf(), 0.0), total
+
+
+def other(s: Tensor) -> Tensor:
+    """What ``s [G, 2, 2]`` holds of each query's only sibling, ``[G, 2]``."""
+    return torch.stack([s[:, 1, 0], s[:, 0, 1]], dim=1)
+
+
+def crosswise(x: Tensor) -> Tensor:
+    """The ``[G, 2, 2]`` whose :func:`other` is ``x [G, 2]`` and whose diagonal is 0."""
+    out = x.new_zeros(x.shape[0], 2, 2)
+    out[:, 1, 0], out[:, 0, 1] = x[:, 0], x[:, 1]
+    return out
 
 
 @tree_operator("hsa_geometric::siblings")
@@ -225,26 +251,33 @@ def siblings_backward(
     drop = Dropout(dropout_p, seed, qkv.device)
     grad_mean, mean = grad_mean.flatten(1), mean.flatten(1)
     # Absent members, as if they attended to nobody: weights exp(s - inf).
-    total = ended(total.clamp(min=torch.finfo(qkv.dtype).min), math.inf)
+    lowest = torch.finfo(qkv.dtype).min
+    total = ended(total.clamp(min=lowest), math.inf)
     with torch.autocast(qkv.device.type, enabled=False):
         for block in blocks(Plan.of(tree), heads, width):
             every = columns.operands(block, qkv, pos_q, pos_k, log_mass)
             by_mean, by_own = block.take(grad_mean, heads), block.take(grad_own, heads)
             # What every logit of a row shares: the derivative of S, less the mean of the others.
-            shared = (by_mean * block.take(mean, heads)).sum(-1, keepdim=True)
-            shared = block.take(grad_total, heads).sub_(shared).transpose(1, 2)
+            shared = block.take(grad_total, heads)
+            if not in_pairs(every):
+                shared -= (by_mean * block.take(mean, heads)).sum(-1, keepdim=True)
+            shared = shared.transpose(1, 2)
             top = block.take(total, heads, ended=True).transpose(1, 2)
             sums: list[Tensor] = []
             for start, stop in pieces(heads, every.k.shape[1]):
                 x, g = every.queries(start, stop), by_mean[:, start:stop]
-                p, _ = logits(x, start, scale)
-                p = p.sub_(top[..., start:stop]).exp_()
                 mask = drop.mask(x)
-                ds = torch.bmm(x.v, g.transpose(1, 2))
-                if mask is not None:
-                    ds *= mask
-                ds += shared[..., start:stop]
-                ds *= p
+                if in_pairs(x):  # the weight is 1, or 0 where there is nobody of positive mass
+                    p = ((top > lowest) & (top < math.inf)).to(g.dtype)
+                    p, ds = crosswise(p[:, 0]), crosswise((p * shared)[:, 0])
+                else:
+                    p, _ = logits(x, start, scale)
+                    p = p.sub_(top[..., start:stop]).exp_()
+                    ds = torch.bmm(x.v, g.transpose(1, 2))
+                    if mask is not None:
+                        ds *= mask
+                    ds += shared[..., start:stop]
+                    ds *= p
                 diagonal = ds.diagonal(-start, 1, 2)[:, : stop - start]
                 diagonal += by_own[:, start:stop, 0]
                 p = p if mask is None else p * mask
