@@ -259,15 +259,17 @@ def siblings_backward(
             by_mean, by_own = block.take(grad_mean, heads), block.take(grad_own, heads)
             # What every logit of a row shares: the derivative of S, less the mean of the others.
             shared = block.take(grad_total, heads)
-            if not in_pairs(every):
+            cuts = list(pieces(heads, every.k.shape[1]))
+            pairs = in_pairs(every.queries(*cuts[0]))
+            if not pairs:
                 shared -= (by_mean * block.take(mean, heads)).sum(-1, keepdim=True)
             shared = shared.transpose(1, 2)
             top = block.take(total, heads, ended=True).transpose(1, 2)
             sums: list[Tensor] = []
-            for start, stop in pieces(heads, every.k.shape[1]):
+            for start, stop in cuts:
                 x, g = every.queries(start, stop), by_mean[:, start:stop]
                 mask = drop.mask(x)
-                if in_pairs(x):  # the weight is 1, or 0 where there is nobody of positive mass
+                if pairs:  # the weight is 1, or 0 where there is nobody of positive mass
                     p = ((top > lowest) & (top < math.inf)).to(g.dtype)
                     p, ds = crosswise(p[:, 0]), crosswise((p * shared)[:, 0])
                 else:
