@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -21,7 +21,9 @@ from .plan import Plan
 from .sweeps import CHUNK_ELEMENTS, chunks
 
 LOGITS = 1 << 20  # logits held at a time
-REMEMBERED = 1 << 20  # heads of nodes in a tree whose blocks are made once
+
+# Heads of nodes in a tree whose blocks are made once, and pieces of each whose places are kept.
+REMEMBERED, FEW_PIECES = 1 << 19, 12
 
 # Below this number of multiplications torch's batched product leaves MKL for a loop over results
 # that is five times slower.
@@ -116,15 +118,16 @@ class Block:
     def take_parts(self, x: Tensor, heads: int, widths: tuple[int, ...]) -> list[Tensor]:
         """Values that stand beside each other in ``x [T, sum(heads * widths)]``, in one pass."""
         step = math.gcd(*widths) or 1
-        key = ("parts", heads, widths)
-        if key not in self.memo:
+
+        def index() -> Tensor:
             starts = itertools.accumulate((heads * w for w in widths[:-1]), initial=0)
-            with torch.inference_mode(False):
-                self.memo[key] = torch.cat([
-                    self._index(x.shape[1] // step, heads, w // step, False).view(-1) + at // step
-                    for at, w in zip(starts, widths, strict=True)
-                ])  # fmt: skip
-        taken = x.reshape(-1, step).index_select(0, self.memo[key]).view(-1)
+            return torch.cat([
+                self._index(x.shape[1] // step, heads, w // step, False).view(-1) + at // step
+                for at, w in zip(starts, widths, strict=True)
+            ])  # fmt: skip
+
+        places = self._once(("parts", heads, widths), heads, index)
+        taken = x.reshape(-1, step).index_select(0, places).view(-1)
         size = self.members.shape[1]
         count = self.members.shape[0] * heads * size
         parts = taken.split([count * w for w in widths])
@@ -162,16 +165,25 @@ class Block:
         two. With ``each`` -1 all heads read the same.
         """
         ended = ended and self.target is not self.members
-        key = ("index", pieces, heads, each, ended)
-        if key not in self.memo:
-            with torch.inference_mode(False):
-                rows = self.target if ended else self.members
-                index = (rows * pieces).view(rows.shape[0], 1, -1, 1)
-                if each < 0:
-                    self.memo[key] = index.expand(-1, heads, -1, -1).contiguous()
-                else:
-                    self.memo[key] = index + _within(heads, each, rows.device)
-        return self.memo[key]
+
+        def index() -> Tensor:
+            rows = self.target if ended else self.members
+            index = (rows * pieces).view(rows.shape[0], 1, -1, 1)
+            if each < 0:
+                return index.expand(-1, heads, -1, -1).contiguous()
+            return index + _within(heads, each, rows.device)
+
+        return self._once(("index", pieces, heads, each, ended), heads, index)
+
+    def _once(self, key: Hashable, heads: int, make: Callable[[], Tensor]) -> Tensor:
+        """What ``make`` returns, remembered unless it would take more memory than is its due."""
+        if key in self.memo:
+            return self.memo[key]
+        with torch.inference_mode(False):
+            index = make()
+        if index.numel() <= FEW_PIECES * heads * self.members.numel():
+            self.memo[key] = index
+        return index
 
 
 @lru_cache(maxsize=256)

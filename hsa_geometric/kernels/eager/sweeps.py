@@ -144,34 +144,37 @@ def sweep_down(
         return z
     z = x.new_empty(x.shape, dtype=accumulator(x.dtype))
     step = max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
-    factor = share if weight is None else weight
-
-    def write(out: Tensor, above: Tensor, here: Tensor, factor: Tensor | None = None) -> None:
-        if factor is None:
-            torch.add(here, above, out=out)
-        elif share is None:
-            torch.addcmul(here, above, factor, out=out)
-        else:
-            torch.addcmul(above, here, factor, out=out)
-
+    factor, shared = share if weight is None else weight, share is not None
     rows = [t.split(plan.rows) for t in (z, x, factor) if t is not None]
     top, *levels = zip(*rows, strict=True)
-    top[0].copy_(top[1] if share is None else top[1] * top[2])
+    top[0].copy_(top[1] * top[2] if shared else top[1])
     for level, (out, *rest) in zip(plan.levels, levels, strict=True):
         families = level.f1 - level.f0
         if families == 1:
-            write(out, z[level.p0 : level.p0 + 1], *rest)
+            join(out, z[level.p0 : level.p0 + 1], shared, *rest)
         elif level.size > 0 and level.p0 >= 0 and out.numel() > SMALL:
             # Families of one size below consecutive parents: one broadcast.
             shape = (families, level.size)
             above = z[level.p0 : level.p0 + families].unsqueeze(1)
-            write(out.unflatten(0, shape), above, *(t.unflatten(0, shape) for t in rest))
+            join(out.unflatten(0, shape), above, shared, *(t.unflatten(0, shape) for t in rest))
         elif out.shape[0] <= step:
-            write(out, z.index_select(0, level.above), *rest)
+            join(out, z.index_select(0, level.above), shared, *rest)
         else:
             for parts in zip(*(t.split(step) for t in (level.above, out, *rest)), strict=True):
-                write(parts[1], z.index_select(0, parts[0]), *parts[2:])
+                join(parts[1], z.index_select(0, parts[0]), shared, *parts[2:])
     return z
+
+
+def join(
+    out: Tensor, above: Tensor, shared: bool, here: Tensor, factor: Tensor | None = None
+) -> None:
+    """Write z: the nodes' own values and those ``above`` them, of which one has a factor."""
+    if factor is None:
+        torch.add(here, above, out=out)
+    elif shared:
+        torch.addcmul(above, here, factor, out=out)
+    else:
+        torch.addcmul(here, above, factor, out=out)
 
 
 def sweep_leaves(
@@ -186,50 +189,34 @@ def sweep_leaves(
     ``finish(rows, lo, hi)`` is called on rows ``lo:hi`` of the result while they are in the cache.
     """
     rows, step = plan.leaf.shape[0], max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
+    given, shared = [t for t in (x, weight, share) if t is not None], share is not None
     if plan.deep or isinstance(plan.leaf_rows, slice) or rows <= step:
         out, inner = plan.take_leaves(sweep_down(x, plan, weight, share)), None
     else:  # spare the leaves a second copy, which would be fresh memory
-        inner = sweep_inner(x, plan, weight, share)
+        inner = sweep_inner(given, plan, shared)
         out = x.new_empty(rows, *x.shape[1:], dtype=inner.dtype)
     for lo, hi in chunks(0, rows, step):
+        write = out[lo:hi]
         if inner is not None:
-            write = out[lo:hi]
             torch.index_select(inner, 0, plan.leaf_above[lo:hi], out=write)
-            combine(write, plan.leaf[lo:hi], write, x, weight, share)
+            join(write, write, shared, *(t.index_select(0, plan.leaf[lo:hi]) for t in given))
         if finish is not None:
-            finish(out[lo:hi], lo, hi)
+            finish(write, lo, hi)
     return out
 
 
-def sweep_inner(x: Tensor, plan: Plan, weight: Tensor | None, share: Tensor | None) -> Tensor:
+def sweep_inner(given: list[Tensor], plan: Plan, shared: bool) -> Tensor:
     """:func:`sweep_down` at inner nodes alone: ``z [F + 1, ...]``, the last row 0 for roots."""
-    inner, above = plan.inner, plan.above.index_select(0, plan.inner)
-    z = x.new_empty(inner.shape[0] + 1, *x.shape[1:], dtype=accumulator(x.dtype))
+    x, above = given[0], plan.above.index_select(0, plan.inner)
+    z = x.new_empty(plan.inner.shape[0] + 1, *x.shape[1:], dtype=accumulator(x.dtype))
     z[-1:].zero_()
     step = max(1, CHUNK_ELEMENTS // max(1, x[0].numel()))
     first = plan.levels[0].lo if plan.levels else 0
     for start, stop in [(0, first), *((level.lo, level.hi) for level in plan.levels)]:
         for lo, hi in chunks(start, stop, step):
-            combine(z[lo:hi], inner[lo:hi], z.index_select(0, above[lo:hi]), x, weight, share)
+            here = (t.index_select(0, plan.inner[lo:hi]) for t in given)
+            join(z[lo:hi], z.index_select(0, above[lo:hi]), shared, *here)
     return z
-
-
-def combine(
-    out: Tensor,
-    at: Tensor,
-    above: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    share: Tensor | None,
-) -> None:
-    """Write to ``out`` what :func:`sweep_down` makes of nodes ``at`` and the rows ``above``."""
-    here = x.index_select(0, at)
-    if weight is not None:
-        torch.addcmul(here, above, weight.index_select(0, at), out=out)
-    elif share is not None:
-        torch.addcmul(above, here, share.index_select(0, at), out=out)
-    else:
-        torch.add(here, above, out=out)
 
 
 def chunks(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
