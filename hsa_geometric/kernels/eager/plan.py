@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -173,6 +173,19 @@ class Plan:
 
 
 _PLANS = WeakTensorKeyDictionary()
+
+
+def remembered(function: Callable[[Plan], Any]) -> Callable[[Plan], Any]:
+    """Decorator for what follows from a plan and only some operators need: worked out once."""
+
+    @wraps(function)
+    def remember(plan: Plan) -> Any:
+        if function not in plan.memo:
+            with torch.inference_mode(False):
+                plan.memo[function] = function(plan)
+        return plan.memo[function]
+
+    return remember
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

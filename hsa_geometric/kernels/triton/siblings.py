@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..eager.blocks import Block
 from ..eager.operator import tree_operator
-from ..eager.plan import Plan
+from ..eager.plan import Plan, remembered
 from ..eager.siblings import Operands, differentiate, kept_scale
 from ._jit import cover, launch, load, power_of_two
 
@@ -30,6 +30,7 @@ INT32_LIMIT = 1 << 31
 SMALL_TILE, LARGE_TILE = 16, 32
 
 
+@remembered
 def segments(plan: Plan) -> tuple[Tensor, Tensor]:
     """Start and end ``[T]`` of the family of the node at each position; of a root, an empty one."""
     position = torch.arange(plan.up.shape[0], device=plan.up.device)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..eager import attention as eager_attention
 from ..eager.operator import tree_operator
-from ..eager.plan import Plan, accumulator
+from ..eager.plan import Plan, accumulator, remembered
 from ..eager.sweeps import along_passes, differentiate, from_leaves, sweep_down
 from ._jit import cover, launch, load, power_of_two
 
@@ -47,6 +47,15 @@ def tile(channels: int, longest: int) -> dict[str, int]:
     block = min(power_of_two(channels), TILE // rows)
     rows = min(power_of_two(longest), TILE // block)
     return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, min(4, rows * block // 256))}
+
+
+@remembered
+def inverses(plan: Plan) -> tuple[Tensor, Tensor]:
+    """Leaf row ``[T]`` of each node, -1 for inner ones; and family ``[F]`` below each inner one."""
+    row, family = torch.full_like(plan.up, -1), torch.empty_like(plan.inner)
+    count = torch.arange(plan.num_nodes, device=row.device)
+    row.index_copy_(0, plan.leaf, count[: plan.leaf.shape[0]])
+    return row, family.index_copy_(0, plan.family_inner, count[: family.shape[0]])
 
 
 def longest_family(plan: Plan) -> int:
@@ -86,15 +95,8 @@ def climb(
     xs = [x.contiguous() for x in leaves] if leaves else [y]
     tail = roots if leaves else 0  # programs for roots that are leaves
 
-    row = torch.empty_like(plan.up)
-    family = torch.empty_like(plan.inner)
-    pending = torch.empty(families * blocks if ONE_LAUNCH else 0, dtype=torch.int32, device=device)
-    num_leaves, num_pending = plan.leaf.shape[0], pending.shape[0]
-    launch(
-        kernels.label, (cover(max(num_leaves, families, num_pending), 1024),), device,
-        plan.leaf, plan.inner, plan.family_inner, row, family, pending,
-        num_leaves, families, num_pending, BLOCK=1024,
-    )  # fmt: skip
+    row, family = inverses(plan)
+    pending = torch.zeros(families * blocks if ONE_LAUNCH else 0, dtype=torch.int32, device=device)
 
     def go(first: int, count: int, more: int) -> None:
         launch(

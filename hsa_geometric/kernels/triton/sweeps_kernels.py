@@ -19,25 +19,6 @@ WEIGHT = tl.constexpr(1)
 SHARE = tl.constexpr(2)
 
 
-@triton.jit(do_not_specialize=["num_leaves", "num_families", "num_pending"])
-def label(
-    leaf, inner, family_inner, row, family, pending,
-    num_leaves, num_families, num_pending,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Inverse maps for ``climb``: leaf row of each node (-1: inner), family below each inner one.
-
-    The counters ``pending`` are set to 0.
-    """
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    there = i < num_leaves
-    tl.store(row + tl.load(leaf + i, mask=there, other=0), i, mask=there)
-    there = i < num_families
-    tl.store(row + tl.load(inner + i, mask=there, other=0), -1, mask=there)
-    tl.store(family + tl.load(family_inner + i, mask=there, other=0), i, mask=there)
-    tl.store(pending + i, 0, mask=i < num_pending)
-
-
 @triton.jit
 def _leaf_rows(
     x0, x1, x2, leaf, c, there, channels, width0, width1,

@@ -187,7 +187,7 @@ def test_every_element_is_written(name):
 @pytest.mark.parametrize("name", ["one_node", "binary", "forest", "depth 40", "deep"])
 def test_it_takes_one_launch_at_any_depth(launches, name):
     evidence(*inputs(index(name)))
-    assert launches == ["label", "climb"]
+    assert launches == ["climb"]
 
 
 def test_its_arguments_need_not_be_contiguous():
