@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -250,6 +250,11 @@ class TreeIndex:
         counts = [len(self.family_parent), len(child), len(parent), *map(len, tables)]
         numbers = torch.cat([self.layout, torch.tensor(counts), *(x.view(-1) for x in tables)])
         object.__setattr__(self, "tensors", [self.up, self.leaf, packed, numbers])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A view is written with all that it is a view of: so are given clones, packed on arrival.
+        given = (getattr(self, f.name) for f in fields(self) if f.init and f.name != "passes")
+        return TreeIndex, (*(x.clone() for x in given), Passes(*(x.clone() for x in self.passes)))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeIndex:
         """The same index on another device. The small tables stay on the CPU."""

@@ -1,4 +1,7 @@
+import copy
+import pickle
 import re
+from dataclasses import fields
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -205,6 +208,25 @@ def test_to_moves_all_but_the_host_tables(parent):
             assert tensor.device.type == ("cpu" if name in host else "meta"), name
     for x, y in zip(tree.to("cpu").tensors, tree.tensors, strict=True):
         assert_close(x, y)
+
+
+@pytest.mark.parametrize("parent", [zoo("forest"), chain(100)], ids=["forest", "deep"])
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_copies_hold_the_same_once(parent, copied):
+    tree = TreeIndex.from_parent(parent)
+    other = copied(tree)
+    for name in (f.name for f in fields(tree) if f.name not in ("passes", "tensors")):
+        assert torch.equal(getattr(other, name), getattr(tree, name)), name
+    for x, y in zip([*other.tensors, *other.passes], [*tree.tensors, *tree.passes], strict=True):
+        assert torch.equal(x, y)
+    assert other.above.untyped_storage().data_ptr() == other.tensors[2].data_ptr()
+    held = sum(x.numel() for x in (tree.parent, tree.order, tree.position, tree.root, tree.count))
+    held += sum(x.numel() for x in tree.tensors)
+    assert len(pickle.dumps(tree)) < 8 * held + 20_000
 
 
 def test_the_index_is_frozen():
