@@ -25,6 +25,9 @@ from torch import Tensor
 # A pass over a level costs about as much as moving 25 rows: below that, levels are too thin.
 FEWEST_LEVELS, THINNEST_LEVEL = 64, 25
 
+# Columns of ``Passes.table``.
+PASS_COLUMNS = 5
+
 
 class Passes(NamedTuple):
     r"""The passes of a deep forest; all empty for a forest that is swept level by level.
@@ -53,7 +56,9 @@ class Passes(NamedTuple):
         depth, device = starts.numel(), up.device
         none = up.new_empty(0)
         if depth <= FEWEST_LEVELS or up.numel() > THINNEST_LEVEL * depth:
-            return cls(torch.empty(0, 5, dtype=torch.long), none, none, none, up.new_zeros(1))
+            return cls(
+                torch.empty(0, PASS_COLUMNS, dtype=torch.long), none, none, none, up.new_zeros(1)
+            )
         first = [(r, 2**r) for r in range(depth.bit_length())]
         second = [(r, 2 ** (r + 1)) for r in range(depth.bit_length() - 1)]
         passes = [*first, *reversed(second)]

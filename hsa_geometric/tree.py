@@ -23,6 +23,9 @@ from .passes import Passes
 #   the slice of ``TreeIndex.inner`` that is on the level.
 LEVEL_COLUMNS = 8
 
+# Columns of ``TreeIndex.sizes``, one row for each family size.
+SIZE_COLUMNS = 4
+
 # What :attr:`TreeIndex.tensors` holds in one tensor, one after another, before the passes.
 PACKED = (
     "family_parent",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

@@ -106,11 +106,8 @@ def unit_mass(tree: TreeIndex, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The :func:`proportions` where every leaf has mass 1; remembered by the tree's plan."""
     if torch.compiler.is_compiling():
         return proportions(tree.count.to(dtype), tree.up)
-    memo = Plan.of(tree.tensors).memo
-    if ("unit mass", dtype) not in memo:
-        with torch.inference_mode(False):
-            memo["unit mass", dtype] = proportions(tree.count.to(dtype), tree.up)
-    return memo["unit mass", dtype]
+    plan = Plan.of(tree.tensors)
+    return plan.once(("unit mass", dtype), lambda: proportions(tree.count.to(dtype), tree.up))
 
 
 def hierarchical_attention(

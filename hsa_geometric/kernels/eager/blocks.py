@@ -197,10 +197,7 @@ def blocks(plan: Plan, heads: int, width: int) -> Iterable[Block]:
     if plan.num_nodes * heads > REMEMBERED:
         return _made(plan, heads, width)
     key = ("blocks", heads, width, LOGITS, CHUNK_ELEMENTS)
-    if key not in plan.memo:
-        with torch.inference_mode(False):
-            plan.memo[key] = list(_made(plan, heads, width))
-    return plan.memo[key]
+    return plan.once(key, lambda: list(_made(plan, heads, width)))
 
 
 def _made(plan: Plan, heads: int, width: int) -> Iterator[Block]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-# Columns of the tables of a tree: see `TreeIndex.levels`, `TreeIndex.sizes` and `Passes.table`.
-LEVEL_COLUMNS, SIZE_COLUMNS, PASS_COLUMNS = 8, 4, 5
+from ...passes import PASS_COLUMNS
+from ...tree import LEVEL_COLUMNS, SIZE_COLUMNS
 
 
 class Level(NamedTuple):
@@ -166,6 +166,13 @@ class Plan:
         """``[N]`` which inner node is the parent of each leaf."""
         return self.above.index_select(0, self.leaf)
 
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What ``make`` returns, worked out at the first call; for what only some need."""
+        if key not in self.memo:
+            with torch.inference_mode(False):
+                self.memo[key] = make()
+        return self.memo[key]
+
     def take_leaves(self, y: Tensor) -> Tensor:
         """Leaf rows of ``y [T, C]``: a view where they are consecutive."""
         rows = self.leaf_rows
@@ -173,19 +180,6 @@ class Plan:
 
 
 _PLANS = WeakTensorKeyDictionary()
-
-
-def remembered(function: Callable[[Plan], Any]) -> Callable[[Plan], Any]:
-    """Decorator for what follows from a plan and only some operators need: worked out once."""
-
-    @wraps(function)
-    def remember(plan: Plan) -> Any:
-        if function not in plan.memo:
-            with torch.inference_mode(False):
-                plan.memo[function] = function(plan)
-        return plan.memo[function]
-
-    return remember
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

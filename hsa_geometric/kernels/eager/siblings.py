@@ -51,31 +51,23 @@ class Operands(NamedTuple):
         )
 
 
-class Columns(NamedTuple):
-    """Where queries, keys and values are in rows of ``H D + H D + H Dv`` numbers."""
+def operands(
+    block: Block,
+    qkv: Tensor,
+    pos_q: Tensor | None,
+    pos_k: Tensor | None,
+    log_mass: Tensor,
+    heads: int,
+    width: int,
+) -> Operands:
+    """All that attention in a block reads.
 
-    heads: int
-    width: int
-
-    def operands(
-        self,
-        block: Block,
-        qkv: Tensor,
-        pos_q: Tensor | None,
-        pos_k: Tensor | None,
-        log_mass: Tensor,
-    ) -> Operands:
-        """All that attention in a block reads; ``log_mass [T + 1]`` ends with −∞."""
-        h, d = self.heads, self.width
-        q, k, v = block.take_parts(qkv, h, (d, d, qkv.shape[1] // h - 2 * d))
-        return Operands(
-            q,
-            k,
-            v,
-            block.take_for_all(log_mass, h),
-            None if pos_q is None else block.take(pos_q.flatten(1), h),
-            None if pos_k is None else block.take(pos_k.flatten(1), h),
-        )
+    Rows of ``qkv`` are ``H D + H D + H Dv`` numbers; ``log_mass [T + 1]`` ends with −∞.
+    """
+    q, k, v = block.take_parts(qkv, heads, (width, width, qkv.shape[1] // heads - 2 * width))
+    bias = block.take_for_all(log_mass, heads)
+    position = (None if x is None else block.take(x.flatten(1), heads) for x in (pos_q, pos_k))
+    return Operands(q, k, v, bias, *position)
 
 
 def ended(x: Tensor, value: float) -> Tensor:
@@ -204,13 +196,13 @@ def siblings(
     tree: list[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """M ``[T, H, Dv]``, S and own logits ``[T, H]`` from node means q, k, v beside each other."""
-    columns, nodes, log_mass = Columns(heads, width), qkv.shape[0], ended(log_mass, -math.inf)
+    nodes, log_mass = qkv.shape[0], ended(log_mass, -math.inf)
     mean = qkv.new_empty(nodes + 1, qkv.shape[1] - 2 * heads * width)
     total, own = qkv.new_empty(nodes + 1, heads), qkv.new_empty(nodes + 1, heads)
     drop = Dropout(dropout_p, seed, qkv.device)
     with torch.autocast(qkv.device.type, enabled=False):
         for block in blocks(Plan.of(tree), heads, width):
-            every = columns.operands(block, qkv, pos_q, pos_k, log_mass)
+            every = operands(block, qkv, pos_q, pos_k, log_mass, heads, width)
             for start, stop in pieces(heads, every.k.shape[1]):
                 x = every.queries(start, stop)
                 m, s, o = attend(x, start, scale, drop.mask(x))
@@ -244,7 +236,7 @@ def siblings_backward(
         \partial s_{AB} = p_{AB} \left( \partial M_A \cdot \bar v_B - \partial M_A \cdot M_A
         + \partial S_A \right)
     """
-    columns, nodes, log_mass = Columns(heads, width), qkv.shape[0], ended(log_mass, -math.inf)
+    nodes, log_mass = qkv.shape[0], ended(log_mass, -math.inf)
     grad_qkv = qkv.new_empty(nodes + 1, qkv.shape[1])
     grad_pq = None if pos_q is None else qkv.new_empty(nodes + 1, pos_q[0].numel())
     grad_pk = None if pos_k is None else qkv.new_empty(nodes + 1, pos_k[0].numel())
@@ -255,7 +247,7 @@ def siblings_backward(
     total = ended(total.clamp(min=lowest), math.inf)
     with torch.autocast(qkv.device.type, enabled=False):
         for block in blocks(Plan.of(tree), heads, width):
-            every = columns.operands(block, qkv, pos_q, pos_k, log_mass)
+            every = operands(block, qkv, pos_q, pos_k, log_mass, heads, width)
             by_mean, by_own = block.take(grad_mean, heads), block.take(grad_own, heads)
             # What every logit of a row shares: the derivative of S, less the mean of the others.
             shared = block.take(grad_total, heads)
@@ -327,7 +319,7 @@ def siblings_double_backward(
     with dropout masks of its own gives the :obj:`mask` of a block's piece from a query on.
     """
     again = torch.is_grad_enabled()
-    columns, log_mass = Columns(heads, width), ended(log_mass, -math.inf)
+    log_mass = ended(log_mass, -math.inf)
     given = [ended(x, 0.0) for x in (grad_mean.flatten(1), grad_total, grad_own)]
     position = [] if pos_q is None or pos_k is None else [pos_q.flatten(1), pos_k.flatten(1)]
     read = ["q", "k", "v", "pos_q", "pos_k"][: 5 if position else 3]
@@ -350,12 +342,14 @@ def siblings_double_backward(
                     cotangents = [
                         leaf(block.take(x, heads, ended=True)[:, start:stop]) for x in given
                     ]
-                    x = columns.operands(block, qkv, pos_q, pos_k, log_mass).queries(start, stop)
+                    x = operands(block, qkv, pos_q, pos_k, log_mass, heads, width).queries(
+                        start, stop
+                    )
                     x = x._replace(**{n: leaf(getattr(x, n)) for n in read})
                     inputs = [getattr(x, n) for n in read]
                     outputs = attend(x, start, scale, mask(block, x, start))
                     first = torch.autograd.grad(outputs, inputs, cotangents, create_graph=True)
-                    by = columns.operands(block, grads[0], by_pos_q, by_pos_k, log_mass)
+                    by = operands(block, grads[0], by_pos_q, by_pos_k, log_mass, heads, width)
                     by = by.queries(start, stop)
                     second = torch.autograd.grad(
                         first,

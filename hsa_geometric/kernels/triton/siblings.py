@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..eager.blocks import Block
 from ..eager.operator import tree_operator
-from ..eager.plan import Plan, remembered
+from ..eager.plan import Plan
 from ..eager.siblings import Operands, differentiate, kept_scale
 from ._jit import cover, launch, load, power_of_two
 
@@ -30,10 +30,9 @@ INT32_LIMIT = 1 << 31
 SMALL_TILE, LARGE_TILE = 16, 32
 
 
-@remembered
 def segments(plan: Plan) -> tuple[Tensor, Tensor]:
     """Start and end ``[T]`` of the family of the node at each position; of a root, an empty one."""
-    position = torch.arange(plan.up.shape[0], device=plan.up.device)
+    position = torch.arange(plan.num_nodes, device=plan.up.device)
     family = torch.searchsorted(plan.family_ptr, position[plan.num_roots :], right=True)
     roots = position[: plan.num_roots]
     starts = torch.cat([roots, plan.family_ptr[family - 1]])
@@ -85,7 +84,7 @@ class Launch:
             qkv.contiguous(),
             *(qkv if x is None else x.contiguous() for x in (pos_q, pos_k)),
             log_mass.contiguous(),
-            *segments(plan),
+            *plan.once("segments", lambda: segments(plan)),
             plan.leaf if seed is None else seed,
         ]
         high = float(torch.tensor(scale, dtype=torch.float32))

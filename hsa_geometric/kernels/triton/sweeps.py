@@ -24,8 +24,8 @@ from torch import Tensor
 
 from ..eager import attention as eager_attention
 from ..eager.operator import tree_operator
-from ..eager.plan import Plan, accumulator, remembered
-from ..eager.sweeps import along_passes, differentiate, from_leaves, sweep_down
+from ..eager.plan import Plan, accumulator
+from ..eager.sweeps import along_passes, differentiate, from_leaves, sweep_down, sweep_leaves
 from ._jit import cover, launch, load, power_of_two
 
 # Elements of a tile; rows of a tile where families are long, and what is long.
@@ -49,7 +49,6 @@ def tile(channels: int, longest: int) -> dict[str, int]:
     return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, min(4, rows * block // 256))}
 
 
-@remembered
 def inverses(plan: Plan) -> tuple[Tensor, Tensor]:
     """Leaf row ``[T]`` of each node, -1 for inner ones; and family ``[F]`` below each inner one."""
     row, family = torch.full_like(plan.up, -1), torch.empty_like(plan.inner)
@@ -95,7 +94,7 @@ def climb(
     xs = [x.contiguous() for x in leaves] if leaves else [y]
     tail = roots if leaves else 0  # programs for roots that are leaves
 
-    row, family = inverses(plan)
+    row, family = plan.once("inverses", lambda: inverses(plan))
     pending = torch.zeros(families * blocks if ONE_LAUNCH else 0, dtype=torch.int32, device=device)
 
     def go(first: int, count: int, more: int) -> None:
@@ -217,7 +216,7 @@ def up(xs: list[Tensor], weight: Tensor | None, tree: list[Tensor]) -> Tensor:
         return passes_up(y, plan, weight)
     if len(xs) > 3:
         xs = [torch.cat(xs, dim=1)]
-    y = xs[0].new_empty(plan.up.shape[0], sum(x.shape[1] for x in xs), dtype=dtype)
+    y = xs[0].new_empty(plan.num_nodes, sum(x.shape[1] for x in xs), dtype=dtype)
     return climb(y, plan, "LEAVES", weight, xs)
 
 
@@ -227,7 +226,7 @@ def down(z: Tensor, weight: Tensor | None, tree: list[Tensor]) -> Tensor:
     plan = Plan.of(tree)
     weight = None if weight is None else weight.unsqueeze(1)
     if plan.deep:
-        return plan.take_leaves(sweep_down(z, plan, weight))
+        return sweep_leaves(z, plan, weight)
     weight = None if weight is None else weight.to(accumulator(z.dtype)).contiguous()
     return descend(z.contiguous(), plan, weight)
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from helpers import DEVICE
 from torch.testing import assert_close
 
 from hsa_geometric import TreeIndex
@@ -23,7 +24,6 @@ from hsa_geometric.testing import (
     zoo,
 )
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EVERYTHING = {"pos_channels": 2, "node_scalars": True, "mass": "zeros"}
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
@@ -25,7 +26,6 @@ from hsa_geometric.testing import (
     zoo,
 )
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INF = math.inf
 
 TREES = {

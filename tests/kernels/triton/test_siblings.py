@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import DEVICE
 from torch.testing import assert_close
 
 from hsa_geometric import TreeIndex
@@ -17,7 +18,6 @@ from hsa_geometric.kernels.eager.siblings import siblings as expected_siblings
 from hsa_geometric.kernels.triton import siblings as backend
 from hsa_geometric.testing import forest, star, zoo
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAMES = ("mean", "total", "own", "gradient of qkv", "gradient of pos_q", "gradient of pos_k")
 BOUNDARIES = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65)
 TILES = (backend.SMALL_TILE, backend.LARGE_TILE)

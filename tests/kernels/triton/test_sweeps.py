@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import DEVICE
 from hypothesis import given, settings
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
@@ -28,8 +29,6 @@ from hsa_geometric.testing import (
     star,
     zoo,
 )
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 TREES = {
     "molecules": lambda: forest(*(random_parent(9, reach=5, seed=i) for i in range(4))),
