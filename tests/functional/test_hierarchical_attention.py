@@ -432,7 +432,7 @@ def test_what_large_trees_do_equals_what_small_ones_do(monkeypatch, name):
     inputs = attention_inputs(TreeIndex.from_parent(parent), pos_channels=2)
     expected = run(inputs, TreeIndex.from_parent(parent))
     second = second_derivative(inputs, TreeIndex.from_parent(parent), "torch")
-    limits = "blocks.FEW_PIECES", "blocks.REMEMBERED", "siblings.BY_HALVES", "sweeps.SMALL"
+    limits = "blocks.FEW_PIECES", "blocks.REMEMBERED", "sweeps.SMALL"
     for limit in limits:
         monkeypatch.setattr(f"hsa_geometric.kernels.eager.{limit}", 0)
         assert_close(run(inputs, TreeIndex.from_parent(parent)), expected)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from hsa_geometric import TreeIndex
 from hsa_geometric.functional import hierarchical_attention
 from hsa_geometric.kernels.eager import blocks as module
-from hsa_geometric.kernels.eager.blocks import blocks, groups
+from hsa_geometric.kernels.eager.blocks import bundles, groups
 from hsa_geometric.kernels.eager.plan import Plan
 from hsa_geometric.testing import ZOO, attention_inputs, random_parent, zoo
 
@@ -19,7 +19,8 @@ from hsa_geometric.testing import ZOO, attention_inputs, random_parent, zoo
 def found_in(tree, heads=2, width=3):
     """Families as they stand in the blocks, absent members left out."""
     found = []
-    for block in blocks(Plan.of(tree.tensors), heads, width):
+    made = bundles(Plan.of(tree.tensors), heads, width)
+    for block in [block for bundle in made for block in bundle.blocks]:
         for members, target in zip(block.members, block.target, strict=True):
             out = target == tree.num_nodes
             assert torch.equal(members[~out], target[~out])

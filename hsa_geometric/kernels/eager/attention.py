@@ -159,6 +159,7 @@ def hierarchical_attention(
     average, sibling, own = operators.siblings(
         qkv, pos_q, pos_k, log_mass, *q.shape[1:], scale, dropout_p, seed, tensors
     )
+    del qkv  # the largest of all; without gradients what follows may have its memory
     if bias is not None:
         own = own - bias.squeeze(-1)
     if self_loop:

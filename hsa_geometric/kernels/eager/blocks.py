@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -88,11 +88,8 @@ def groups(
     return tuple(reversed(found))
 
 
-@dataclass(eq=False)
-class Block:
+class Block(NamedTuple):
     """Members of some families, as many columns as the largest has.
-
-    Values of a block are ``[F * heads, b, width]``.
 
     Attributes:
         members: ``[F, b]`` positions. A smaller family repeats its last member: whatever it holds,
@@ -101,77 +98,129 @@ class Block:
             the last, which is thrown away. Where values are read from there, that row says what
             becomes of such a member: nobody may see it, and what it asks for must not reach the
             gradients of what it asks.
-        start: the first position if all are consecutive, else -1.
     """
 
     members: Tensor
     target: Tensor
+
+
+@dataclass(eq=False)
+class Bundle:
+    """Blocks whose rows move together: a call each way, however many blocks there are.
+
+    Values of a bundle are a list with a tensor ``[F * heads, b, width]`` for each block.
+
+    Attributes:
+        blocks: the blocks.
+        start: the first position if there is one block whose members are consecutive, else -1.
+    """
+
+    blocks: list[Block]
     start: int = -1
     memo: dict[Hashable, Tensor] = field(default_factory=dict, repr=False)
 
-    def take(self, x: Tensor, heads: int, ended: bool = False) -> Tensor:
+    def take(self, x: Tensor, heads: int, ended: bool = False) -> list[Tensor]:
         """Values ``x [T, heads * width]``; ``x [T + 1, ...]`` if :obj:`ended`."""
         index = self._index(heads, heads, 1, ended)
-        x = x.reshape(-1, x.shape[1] // heads)
-        return x.index_select(0, index.view(-1)).view(-1, self.members.shape[1], x.shape[1])
+        taken = x.reshape(-1, x.shape[1] // heads).index_select(0, index)
+        return self._by_block(taken, heads, x.shape[1] // heads)
 
-    def take_parts(self, x: Tensor, heads: int, widths: tuple[int, ...]) -> list[Tensor]:
-        """Values that stand beside each other in ``x [T, sum(heads * widths)]``, in one pass."""
+    def take_parts(self, x: Tensor, heads: int, widths: tuple[int, ...]) -> list[list[Tensor]]:
+        """For each width its values, beside each other in ``x [T, sum(heads * widths)]``."""
         step = math.gcd(*widths) or 1
 
         def index() -> Tensor:
             starts = itertools.accumulate((heads * w for w in widths[:-1]), initial=0)
             return torch.cat([
-                self._index(x.shape[1] // step, heads, w // step, False).view(-1) + at // step
+                self._index(x.shape[1] // step, heads, w // step, False) + at // step
                 for at, w in zip(starts, widths, strict=True)
             ])  # fmt: skip
 
         places = self._once(("parts", heads, widths), heads, index)
         taken = x.reshape(-1, step).index_select(0, places).view(-1)
-        size = self.members.shape[1]
-        count = self.members.shape[0] * heads * size
-        parts = taken.split([count * w for w in widths])
-        return [p.view(-1, size, w) for p, w in zip(parts, widths, strict=True)]
+        parts = taken.split([self.size * heads * w for w in widths])
+        return [self._by_block(p, heads, w) for p, w in zip(parts, widths, strict=True)]
 
-    def take_for_all(self, x: Tensor, heads: int) -> Tensor:
-        """``x [T + 1]`` as ``[F * heads, b]``, for each head the same."""
-        index = self._index(1, heads, -1, True)
-        return x.index_select(0, index.view(-1)).view(-1, self.members.shape[1])
+    def take_for_all(self, x: Tensor, heads: int) -> list[Tensor]:
+        """``x [T + 1]``, for each head the same: ``[F * heads, b, 1]``."""
+        return self._by_block(x.index_select(0, self._index(1, heads, -1, True)), heads, 1)
 
-    def put(self, out: Tensor, x: Tensor, at: int = 0, first: int = 0, add: bool = False) -> None:
-        """Write ``x [F * heads, n, width]``, members from ``first`` on, to ``out [T + 1, C]``."""
-        families, size = self.members.shape
-        heads, width = x.shape[0] // families, x.shape[2]
+    def put(
+        self, out: Tensor, x: Tensor | list[Tensor], heads: int, at: int = 0, add: bool = False
+    ) -> None:
+        """Write or add values, a list or :func:`joined`, to ``out [T + 1, at: at + H w]``."""
+        x = joined(x) if isinstance(x, list) else x
+        width = x.numel() // max(1, self.size * heads)
         if self.start >= 0 and not add:  # one strided copy
-            here = out[self.start : self.start + families * size]
-            here = here[:, at : at + heads * width].unflatten(0, (families, size))
-            here = here.unflatten(2, (heads, width))[:, first : first + x.shape[1]]
-            here.transpose(1, 2).copy_(x.unflatten(0, (families, heads)))
+            families, size = self.blocks[0].members.shape
+            here = out[self.start : self.start + families * size, at : at + heads * width]
+            here = here.unflatten(0, (families, size)).unflatten(2, (heads, width))
+            here.transpose(1, 2).copy_(x.view(families, heads, size, width))
             return
         step = math.gcd(out.shape[1], at, width) or 1
         index = self._index(out.shape[1] // step, heads, width // step, True)
-        index = index if x.shape[1] == size else index[:, :, first : first + x.shape[1]].reshape(-1)
         out = out.view(-1, step)
         out = out[at // step :] if at else out
         if add:
-            out.index_add_(0, index.view(-1), x.reshape(-1, step))
+            out.index_add_(0, index, x.reshape(-1, step))
         else:
-            out.index_copy_(0, index.view(-1), x.reshape(-1, step))
+            out.index_copy_(0, index, x.reshape(-1, step))
+
+    def take_rows(self, x: Tensor, sibling: bool = False) -> Tensor:
+        """Rows of ``x [T, C]`` as ``[F, b, C]``; with :obj:`sibling` of each member's, of two."""
+        ((members, _),) = self.blocks
+        if self.start >= 0 and not sibling:
+            return x[self.start : self.start + members.numel()].unflatten(0, members.shape)
+        index = members
+        if sibling:
+            index = self._once("siblings", 1, lambda: members.flip(1))
+        return x.index_select(0, index.view(-1)).unflatten(0, members.shape)
+
+    def put_rows(self, out: Tensor, x: Tensor) -> None:
+        """Write ``x [F, b, C]`` to ``out [T + 1, C]``."""
+        ((_, target),) = self.blocks
+        if self.start >= 0:
+            out[self.start : self.start + target.numel()].unflatten(0, target.shape).copy_(x)
+        else:
+            out.index_copy_(0, target.view(-1), x.flatten(0, 1))
+
+    @property
+    def couples(self) -> bool:
+        """Whether this is one block of families of one or two, which need no softmax."""
+        return len(self.blocks) == 1 and self.blocks[0].members.shape[1] <= 2
+
+    @cached_property
+    def size(self) -> int:
+        """Number of members, repeated ones counted."""
+        return sum(b.members.numel() for b in self.blocks)
+
+    def _by_block(self, x: Tensor, heads: int, width: int) -> list[Tensor]:
+        if len(self.blocks) == 1:
+            return [x.view(-1, self.blocks[0].members.shape[1], width)]
+        parts = x.view(-1).split([b.members.numel() * heads * width for b in self.blocks])
+        return [
+            p.view(-1, b.members.shape[1], width) for p, b in zip(parts, self.blocks, strict=True)
+        ]
 
     def _index(self, pieces: int, heads: int, each: int, ended: bool) -> Tensor:
-        """Where values are in rows of ``pieces`` pieces, ``each`` for a head: ``[F, H, b, each]``.
+        """Where values are in rows of ``pieces`` pieces, ``each`` for a head: ``[F, H, b, each]``,
+        block after block.
 
         Moving pieces of rows to where they are needed is one pass; moving rows and transposing is
         two. With ``each`` -1 all heads read the same.
         """
-        ended = ended and self.target is not self.members
+        ended = ended and any(b.target is not b.members for b in self.blocks)
 
-        def index() -> Tensor:
-            rows = self.target if ended else self.members
+        def places(block: Block) -> Tensor:
+            rows = block.target if ended else block.members
             index = (rows * pieces).view(rows.shape[0], 1, -1, 1)
             if each < 0:
-                return index.expand(-1, heads, -1, -1).contiguous()
-            return index + _within(heads, each, rows.device)
+                return index.expand(-1, heads, -1, -1).reshape(-1)
+            return (index + _within(heads, each, rows.device)).view(-1)
+
+        def index() -> Tensor:
+            parts = [places(block) for block in self.blocks]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
 
         return self._once(("index", pieces, heads, each, ended), heads, index)
 
@@ -181,9 +230,16 @@ class Block:
             return self.memo[key]
         with torch.inference_mode(False):
             index = make()
-        if index.numel() <= FEW_PIECES * heads * self.members.numel():
+        if index.numel() <= FEW_PIECES * heads * self.size:
             self.memo[key] = index
         return index
+
+
+def joined(values: list[Tensor]) -> Tensor:
+    """Values ``[F * heads, b, *]`` of each block as one tensor, block after block."""
+    if len(values) == 1:
+        return values[0].flatten(0, 1)
+    return torch.cat([x.flatten(0, 1) for x in values])
 
 
 @lru_cache(maxsize=256)
@@ -192,15 +248,30 @@ def _within(heads: int, each: int, device: torch.device) -> Tensor:
     return torch.arange(heads * each, device=device).view(heads, 1, each)
 
 
-def blocks(plan: Plan, heads: int, width: int) -> Iterable[Block]:
+def bundles(plan: Plan, heads: int, width: int) -> Iterable[Bundle]:
     """All nodes once, in an order that depends on the tree and the sizes alone."""
     if plan.num_nodes * heads > REMEMBERED:
-        return _made(plan, heads, width)
-    key = ("blocks", heads, width, LOGITS, CHUNK_ELEMENTS)
-    return plan.once(key, lambda: list(_made(plan, heads, width)))
+        return _bundled(plan, heads, width)
+    key = ("bundles", heads, width, LOGITS, CHUNK_ELEMENTS)
+    return plan.once(key, lambda: list(_bundled(plan, heads, width)))
 
 
-def _made(plan: Plan, heads: int, width: int) -> Iterator[Block]:
+def _bundled(plan: Plan, heads: int, width: int) -> Iterator[Bundle]:
+    """Blocks in order, as many in a bundle as a chunk holds."""
+    held: list[Block] = []
+    start, size = -1, 0
+    for block, first in _made(plan, heads, width):
+        more = block.members.numel() * heads * width
+        if held and size + more > CHUNK_ELEMENTS:
+            yield Bundle(held, start)
+            held, size = [], 0
+        start = -1 if held else first
+        held, size = [*held, block], size + more
+    yield Bundle(held, start)
+
+
+def _made(plan: Plan, heads: int, width: int) -> Iterator[tuple[Block, int]]:
+    """Blocks, and the first position where all members are consecutive (else -1)."""
     for b, g0, g1, padded, position in groups(tuple(plan.sizes), heads, width, LOGITS):
         step = max(1, min(LOGITS // max(1, heads * b * b), CHUNK_ELEMENTS // (b * heads * width)))
         column = torch.arange(b, device=plan.up.device)
@@ -208,11 +279,10 @@ def _made(plan: Plan, heads: int, width: int) -> Iterator[Block]:
             first, size = plan.by_size[:, lo:hi].unsqueeze(-1)
             if not padded:
                 members = first + column
-                start = position + (lo - g0) * b if position >= 0 else -1
-                yield Block(members, members, start)
+                yield Block(members, members), position + (lo - g0) * b if position >= 0 else -1
                 continue
             members = first + torch.minimum(column, size - 1)
-            yield Block(members, members.masked_fill(column >= size, plan.num_nodes))
+            yield Block(members, members.masked_fill(column >= size, plan.num_nodes)), -1
 
 
 def pieces(heads: int, size: int) -> Iterator[tuple[int, int]]:

@@ -12,26 +12,27 @@ nothing of size b² is ever kept.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blocks import FEWEST_PRODUCTS, Block, blocks, pieces
+from . import couples
+from .blocks import FEWEST_PRODUCTS, Block, Bundle, bundles, joined, pieces
 from .operator import NO_GRAD, tree_operator
 from .plan import Plan
 
-# Below this number of logits fewer calls are faster than vectorised ones.
-BY_HALVES = 1 << 14
+LOG2_E, LN_2 = math.log2(math.e), math.log(2)
 
 
 class Operands(NamedTuple):
     """What the families of a block hold: ``[F H, b, *]``; of a piece, fewer queries.
 
-    ``bias`` is the log mass of who answers, ``[F H, b]``: −∞ where a member is absent.
+    ``bias`` is the log mass of who answers, ``[F H, b, 1]``: −∞ where a member is absent.
     """
 
     q: Tensor
@@ -52,22 +53,24 @@ class Operands(NamedTuple):
 
 
 def operands(
-    block: Block,
+    bundle: Bundle,
     qkv: Tensor,
     pos_q: Tensor | None,
     pos_k: Tensor | None,
     log_mass: Tensor,
     heads: int,
     width: int,
-) -> Operands:
-    """All that attention in a block reads.
+) -> Iterator[Operands]:
+    """All that attention reads, for one block after another.
 
     Rows of ``qkv`` are ``H D + H D + H Dv`` numbers; ``log_mass [T + 1]`` ends with −∞.
     """
-    q, k, v = block.take_parts(qkv, heads, (width, width, qkv.shape[1] // heads - 2 * width))
-    bias = block.take_for_all(log_mass, heads)
-    position = (None if x is None else block.take(x.flatten(1), heads) for x in (pos_q, pos_k))
-    return Operands(q, k, v, bias, *position)
+    found = bundle.take_parts(qkv, heads, (width, width, qkv.shape[1] // heads - 2 * width))
+    found.append(bundle.take_for_all(log_mass, heads))
+    for x in (pos_q, pos_k):
+        none = [None] * len(bundle.blocks)
+        found.append(none if x is None else bundle.take(x.flatten(1), heads))
+    return itertools.starmap(Operands, zip(*found, strict=True))
 
 
 def ended(x: Tensor, value: float) -> Tensor:
@@ -86,29 +89,16 @@ def product(p: Tensor, v: Tensor) -> Tensor:
     return out
 
 
-def logits(x: Operands, start: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Logits ``[G, b, n]`` of a piece, −∞ on the diagonal, and the diagonal ``[G, n, 1]``.
+def products(x: Operands, scale: float) -> tuple[Tensor, float]:
+    """Products ``[G, b, n]`` of all members and the queries, and their factor.
 
-    Keys come before queries: sums over short last dimensions are not vectorised.
+    Times it, plus ``x.bias``, they are logits in base 2; torch's powers of two are several times
+    faster than its powers of e.
     """
     s = torch.bmm(x.k, x.q.transpose(1, 2))
-    s = torch.add(x.bias.unsqueeze(2), s, alpha=scale, out=None if s.requires_grad else s)
-    if x.pos_q is not None and x.pos_k is not None:
-        s = s.baddbmm_(x.pos_k, x.pos_q.transpose(1, 2))
-    diagonal = s.diagonal(-start, 1, 2)[:, : s.shape[2]]
-    own = diagonal.clone().unsqueeze(2)
-    diagonal.fill_(-math.inf)
-    return s, own
-
-
-def highest(s: Tensor) -> Tensor:
-    """The maximum ``[G, 1, n]`` of ``s [G, b, n]``, by halves where torch is not vectorised."""
-    if s.shape[2] >= 32 or s.numel() < BY_HALVES or s.device.type != "cpu":
-        return s.amax(1, keepdim=True)
-    while s.shape[1] > 1:
-        half = (s.shape[1] + 1) // 2
-        s = torch.maximum(s[:, :half], s[:, -half:])
-    return s
+    if x.pos_q is None or x.pos_k is None:
+        return s, scale * LOG2_E
+    return torch.baddbmm(s, x.pos_k, x.pos_q.transpose(1, 2), beta=scale), LOG2_E
 
 
 class Dropout:
@@ -139,47 +129,71 @@ Mask = Callable[[Block, Operands, int], Tensor | None]
 MaskOf = Callable[[float, Tensor | None], Mask]
 
 
-def attend(
-    x: Operands, start: int, scale: float, mask: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """M ``[G, n, Dv]``, S and the diagonal ``[G, n, 1]``, in differentiable operations."""
-    s, own = logits(x, start, scale)
-    if in_pairs(x):
-        return *attend_in_pairs(s, x.v, mask), own
-    top = highest(s.detach()).clamp(min=torch.finfo(s.dtype).min)
-    p = s.sub_(top).exp_()
+class Sums(NamedTuple):
+    """What attention adds up over the siblings of each member: values of a block or a bundle.
+
+    ``mean [G, n, Dv]`` is the sum of v by weights that add up to ``total``, relative to the power
+    of two ``top``; ``own`` is the logit of a member to itself in base 2. These are ``[G, n]``.
+    """
+
+    mean: Tensor
+    total: Tensor
+    top: Tensor
+    own: Tensor
+
+
+def attend(x: Operands, start: int, scale: float, mask: Tensor | None) -> Sums:
+    """Sums of a piece whose first query is member ``start``, in differentiable operations."""
+    s, factor = products(x, scale)
+    # The other members come first: sums over any but the first dimension are not vectorised where
+    # the last is short.
+    s, bias = s.transpose(0, 1), x.bias.transpose(0, 1)
+    s = torch.add(bias, s, alpha=factor, out=None if s.requires_grad else s.new_empty(s.shape))
+    diagonal = s.diagonal(-start, 0, 2)
+    own = diagonal.clone()
+    diagonal.fill_(-math.inf)
+    top = s.detach().amax(0).clamp(min=torch.finfo(s.dtype).min)
+    p = s.sub_(top).exp2_()
+    total = p.sum(0)
+    p = p if mask is None else p * mask.transpose(0, 1)
+    return Sums(product(p.permute(1, 2, 0), x.v), total, top, own)
+
+
+class Whole:
+    """Results of the pieces of a block, put together to results ``[G, b, *]`` of the block."""
+
+    def __init__(self, members: int):
+        self.members = members
+        self.asked: Sequence[Tensor] = ()
+        self.answered: Sequence[Tensor] = ()
+
+    def add(
+        self, start: int, stop: int, asked: Sequence[Tensor], answered: Sequence[Tensor] = ()
+    ) -> None:
+        """Results of the queries ``start:stop``, and their share in those of all who answer."""
+        if stop - start == self.members:
+            self.asked, self.answered = asked, answered
+            return
+        if not self.asked:
+            self.asked = [x.new_empty(x.shape[0], self.members, *x.shape[2:]) for x in asked]
+            self.answered = [torch.zeros_like(x) for x in answered]
+        for out, x in zip(self.asked, asked, strict=True):
+            out[:, start:stop] = x
+        for out, x in zip(self.answered, answered, strict=True):
+            out += x
+
+    def results(self) -> list[Tensor]:
+        """Those of the queries, then the others."""
+        return [*self.asked, *self.answered]
+
+
+def divided(x: Sums) -> tuple[Tensor, Tensor, Tensor]:
+    """M, S and the own logits in base e."""
     # The sum is at least 1, or 0 where there is no sibling of positive mass: M = 0 and S = -inf,
     # whose derivatives are hidden, not NaN.
-    total = p.sum(1, keepdim=True)
-    some = total.clamp(min=0.5)
-    log_total = (some.log() + top).masked_fill(total == 0, -math.inf)
-    p = p if mask is None else p * mask
-    mean = product(p.transpose(1, 2), x.v).div_(some.transpose(1, 2))
-    return mean, log_total.transpose(1, 2), own
-
-
-def in_pairs(x: Operands) -> bool:
-    """Whether families have two members: binary trees have no others."""
-    return x.k.shape[1] == x.q.shape[1] == 2
-
-
-def attend_in_pairs(s: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """M and S of :func:`attend` where each sees the other alone: the softmax of one logit is 1."""
-    total = other(s).unsqueeze(2)
-    mean = v.flip(1) if mask is None else v.flip(1) * other(mask).unsqueeze(2)
-    return mean.masked_fill(total.isneginf(), 0.0), total
-
-
-def other(s: Tensor) -> Tensor:
-    """What ``s [G, 2, 2]`` holds of each query's only sibling, ``[G, 2]``."""
-    return torch.stack([s[:, 1, 0], s[:, 0, 1]], dim=1)
-
-
-def crosswise(x: Tensor) -> Tensor:
-    """The ``[G, 2, 2]`` whose :func:`other` is ``x [G, 2]`` and whose diagonal is 0."""
-    out = x.new_zeros(x.shape[0], 2, 2)
-    out[:, 1, 0], out[:, 0, 1] = x[:, 0], x[:, 1]
-    return out
+    some = x.total.clamp(min=0.5)
+    log_total = ((some.log2() + x.top) * LN_2).masked_fill(x.total == 0, -math.inf)
+    return x.mean.div_(some.unsqueeze(-1)), log_total, x.own * LN_2
 
 
 @tree_operator("hsa_geometric::siblings")
@@ -197,18 +211,26 @@ def siblings(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """M ``[T, H, Dv]``, S and own logits ``[T, H]`` from node means q, k, v beside each other."""
     nodes, log_mass = qkv.shape[0], ended(log_mass, -math.inf)
+    log2_mass = log_mass * LOG2_E
     mean = qkv.new_empty(nodes + 1, qkv.shape[1] - 2 * heads * width)
     total, own = qkv.new_empty(nodes + 1, heads), qkv.new_empty(nodes + 1, heads)
     drop = Dropout(dropout_p, seed, qkv.device)
     with torch.autocast(qkv.device.type, enabled=False):
-        for block in blocks(Plan.of(tree), heads, width):
-            every = operands(block, qkv, pos_q, pos_k, log_mass, heads, width)
-            for start, stop in pieces(heads, every.k.shape[1]):
-                x = every.queries(start, stop)
-                m, s, o = attend(x, start, scale, drop.mask(x))
-                block.put(mean, m, first=start)
-                block.put(total, s, first=start)
-                block.put(own, o, first=start)
+        for bundle in bundles(Plan.of(tree), heads, width):
+            if bundle.couples and pos_q is None and dropout_p == 0.0:
+                couples.attend(bundle, qkv, log_mass, heads, width, scale, mean, total, own)
+                continue
+            found = []
+            for every in operands(bundle, qkv, pos_q, pos_k, log2_mass, heads, width):
+                whole = Whole(every.k.shape[1])
+                for start, stop in pieces(heads, every.k.shape[1]):
+                    x = every.queries(start, stop)
+                    whole.add(start, stop, attend(x, start, scale, drop.mask(x)))
+                found.append(whole.results())
+            m, s, o = divided(Sums(*(joined(x) for x in zip(*found, strict=True))))
+            bundle.put(mean, m, heads)
+            bundle.put(total, s, heads)
+            bundle.put(own, o, heads)
     return mean[:nodes].unflatten(1, (heads, -1)), total[:nodes], own[:nodes]
 
 
@@ -236,58 +258,62 @@ def siblings_backward(
         \partial s_{AB} = p_{AB} \left( \partial M_A \cdot \bar v_B - \partial M_A \cdot M_A
         + \partial S_A \right)
     """
-    nodes, log_mass = qkv.shape[0], ended(log_mass, -math.inf)
+    nodes, log_mass = qkv.shape[0], ended(log_mass * LOG2_E, -math.inf)
     grad_qkv = qkv.new_empty(nodes + 1, qkv.shape[1])
     grad_pq = None if pos_q is None else qkv.new_empty(nodes + 1, pos_q[0].numel())
     grad_pk = None if pos_k is None else qkv.new_empty(nodes + 1, pos_k[0].numel())
     drop = Dropout(dropout_p, seed, qkv.device)
     grad_mean, mean = grad_mean.flatten(1), mean.flatten(1)
-    # Absent members, as if they attended to nobody: weights exp(s - inf).
+    # Absent members, as if they attended to nobody: weights of 2 to the power of -inf.
     lowest = torch.finfo(qkv.dtype).min
-    total = ended(total.clamp(min=lowest), math.inf)
+    log2_total = ended((total * LOG2_E).clamp(min=lowest), math.inf)
     with torch.autocast(qkv.device.type, enabled=False):
-        for block in blocks(Plan.of(tree), heads, width):
-            every = operands(block, qkv, pos_q, pos_k, log_mass, heads, width)
-            by_mean, by_own = block.take(grad_mean, heads), block.take(grad_own, heads)
-            # What every logit of a row shares: the derivative of S, less the mean of the others.
-            shared = block.take(grad_total, heads)
-            cuts = list(pieces(heads, every.k.shape[1]))
-            pairs = in_pairs(every.queries(*cuts[0]))
-            if not pairs:
-                shared -= (by_mean * block.take(mean, heads)).sum(-1, keepdim=True)
-            shared = shared.transpose(1, 2)
-            top = block.take(total, heads, ended=True).transpose(1, 2)
-            sums: list[Tensor] = []
-            for start, stop in cuts:
-                x, g = every.queries(start, stop), by_mean[:, start:stop]
-                mask = drop.mask(x)
-                if pairs:  # the weight is 1, or 0 where there is nobody of positive mass
-                    p = ((top > lowest) & (top < math.inf)).to(g.dtype)
-                    p, ds = crosswise(p[:, 0]), crosswise((p * shared)[:, 0])
-                else:
-                    p, _ = logits(x, start, scale)
-                    p = p.sub_(top[..., start:stop]).exp_()
+        for bundle in bundles(Plan.of(tree), heads, width):
+            if bundle.couples and pos_q is None and dropout_p == 0.0:
+                couples.differentiate(
+                    bundle, grad_mean, grad_total, grad_own, total,
+                    qkv, heads, width, scale, grad_qkv,
+                )  # fmt: skip
+                continue
+            found = []
+            given = [bundle.take(x, heads) for x in (grad_mean, mean, grad_own, grad_total)]
+            given.append(bundle.take(log2_total, heads, ended=True))
+            read = operands(bundle, qkv, pos_q, pos_k, log_mass, heads, width)
+            for every, by_mean, m, by_own, by_total, top in zip(read, *given, strict=True):
+                top = top.transpose(1, 2)
+                # What every logit of a row shares.
+                shared = by_total - (by_mean * m).sum(-1, keepdim=True)
+                shared = shared.transpose(1, 2)
+                whole = Whole(every.k.shape[1])
+                for start, stop in pieces(heads, every.k.shape[1]):
+                    x, g = every.queries(start, stop), by_mean[:, start:stop]
+                    mask = drop.mask(x)
+                    p, factor = products(x, scale)
+                    p = torch.add(x.bias, p, alpha=factor, out=p)
+                    p.diagonal(-start, 1, 2).fill_(-math.inf)
+                    p = p.sub_(top[..., start:stop]).exp2_()
                     ds = torch.bmm(x.v, g.transpose(1, 2))
                     if mask is not None:
                         ds *= mask
                     ds += shared[..., start:stop]
                     ds *= p
-                diagonal = ds.diagonal(-start, 1, 2)[:, : stop - start]
-                diagonal += by_own[:, start:stop, 0]
-                p = p if mask is None else p * mask
-                back = ds.transpose(1, 2)
-                position = []
-                if grad_pq is not None and x.pos_q is not None and x.pos_k is not None:
-                    block.put(grad_pq, product(back, x.pos_k), first=start)
-                    position = [product(ds, x.pos_q)]
-                ds *= scale
-                block.put(grad_qkv, product(back, x.k), first=start)
-                piece = [product(ds, x.q), product(p, g), *position]
-                sums = [a.add_(b) for a, b in zip(sums, piece, strict=True)] if sums else piece
-            block.put(grad_qkv, sums[0], at=heads * width)
-            block.put(grad_qkv, sums[1], at=2 * heads * width)
-            if grad_pk is not None:
-                block.put(grad_pk, sums[2])
+                    diagonal = ds.diagonal(-start, 1, 2)
+                    diagonal += by_own[:, start:stop, 0]
+                    p = p if mask is None else p * mask
+                    back = ds.transpose(1, 2)
+                    asks, answers = [], [product(p, g)]
+                    if x.pos_q is not None and x.pos_k is not None:
+                        asks, answers = [product(back, x.pos_k)], [*answers, product(ds, x.pos_q)]
+                    ds *= scale
+                    asks, answers = [product(back, x.k), *asks], [product(ds, x.q), *answers]
+                    whole.add(start, stop, asks, answers)
+                found.append(whole.results())
+            found = [joined(x) for x in zip(*found, strict=True)]
+            if grad_pq is not None and grad_pk is not None:
+                bundle.put(grad_pk, found.pop(), heads)
+                bundle.put(grad_pq, found.pop(1), heads)
+            for i, x in enumerate(found):
+                bundle.put(grad_qkv, x, heads, at=i * heads * width)
     empty = qkv.new_empty(0)
     return (
         grad_qkv[:nodes],
@@ -319,10 +345,10 @@ def siblings_double_backward(
     with dropout masks of its own gives the :obj:`mask` of a block's piece from a query on.
     """
     again = torch.is_grad_enabled()
-    log_mass = ended(log_mass, -math.inf)
+    log_mass = ended(log_mass * LOG2_E, -math.inf)
     given = [ended(x, 0.0) for x in (grad_mean.flatten(1), grad_total, grad_own)]
     position = [] if pos_q is None or pos_k is None else [pos_q.flatten(1), pos_k.flatten(1)]
-    read = ["q", "k", "v", "pos_q", "pos_k"][: 5 if position else 3]
+    read = ["q", "pos_q", "k", "v", "pos_k"] if position else ["q", "k", "v"]
     by_pos_q, by_pos_k = grads[1:] or (None, None)
     result = [torch.zeros_like(x) for x in given]
     result += [x.new_zeros(x.shape[0] + 1, *x.shape[1:]) for x in [qkv, *position]]
@@ -335,38 +361,52 @@ def siblings_double_backward(
     def leaf(x: Tensor) -> Tensor:
         return x if again and x.requires_grad else x.detach().requires_grad_()
 
+    def piece(
+        block: Block, x: Operands, by: Operands, cotangents: list[Tensor], start: int, stop: int
+    ) -> list[Tensor]:
+        """Of the cotangents, q and pos_q for the queries; of k, v and pos_k for all members."""
+        with torch.enable_grad():
+            mean, *rest = (leaf(y[:, start:stop]) for y in cotangents)
+            x = x.queries(start, stop)
+            x = x._replace(**{n: leaf(getattr(x, n)) for n in read})
+            inputs = [getattr(x, n) for n in read]
+            outputs = divided(attend(x, start, scale, mask(block, x, start)))
+            given = [mean, *(y.squeeze(2) for y in rest)]
+            first = torch.autograd.grad(outputs, inputs, given, create_graph=True)
+            by = by.queries(start, stop)
+            return list(
+                torch.autograd.grad(
+                    first,
+                    [mean, *rest, *inputs],
+                    [getattr(by, n) for n in read],
+                    create_graph=again,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+            )
+
     with torch.autocast(qkv.device.type, enabled=False):
-        for block in blocks(Plan.of(tree), heads, width):
-            for start, stop in pieces(heads, block.members.shape[1]):
-                with torch.enable_grad():
-                    cotangents = [
-                        leaf(block.take(x, heads, ended=True)[:, start:stop]) for x in given
-                    ]
-                    x = operands(block, qkv, pos_q, pos_k, log_mass, heads, width).queries(
-                        start, stop
-                    )
-                    x = x._replace(**{n: leaf(getattr(x, n)) for n in read})
-                    inputs = [getattr(x, n) for n in read]
-                    outputs = attend(x, start, scale, mask(block, x, start))
-                    first = torch.autograd.grad(outputs, inputs, cotangents, create_graph=True)
-                    by = operands(block, grads[0], by_pos_q, by_pos_k, log_mass, heads, width)
-                    by = by.queries(start, stop)
-                    second = torch.autograd.grad(
-                        first,
-                        [*cotangents, *inputs],
-                        [getattr(by, n) for n in read],
-                        create_graph=again,
-                        allow_unused=True,
-                        materialize_grads=True,
-                    )
-                for out, grad in zip(result[:3], second[:3], strict=True):
-                    block.put(out, grad, first=start, add=True)
-                block.put(result[3], second[3], first=start, add=True)
-                block.put(result[3], second[4], at=heads * width, add=True)
-                block.put(result[3], second[5], at=2 * heads * width, add=True)
-                if position:
-                    block.put(result[4], second[6], first=start, add=True)
-                    block.put(result[5], second[7], add=True)
+        for bundle in bundles(Plan.of(tree), heads, width):
+            found = []
+            every = operands(bundle, qkv, pos_q, pos_k, log_mass, heads, width)
+            by_every = operands(bundle, grads[0], by_pos_q, by_pos_k, log_mass, heads, width)
+            by_result = (bundle.take(x, heads, ended=True) for x in given)
+            for block, x, by, *cotangents in zip(
+                bundle.blocks, every, by_every, *by_result, strict=True
+            ):
+                whole, asked = Whole(x.k.shape[1]), 5 if position else 4
+                for start, stop in pieces(heads, x.k.shape[1]):
+                    part = piece(block, x, by, cotangents, start, stop)
+                    whole.add(start, stop, part[:asked], part[asked:])
+                found.append(whole.results())
+            sums = [joined(x) for x in zip(*found, strict=True)]
+            if position:
+                bundle.put(result[5], sums.pop(), heads, add=True)
+                bundle.put(result[4], sums.pop(4), heads, add=True)
+            for out, x in zip(result[:3], sums[:3], strict=True):
+                bundle.put(out, x, heads, add=True)
+            for i, x in enumerate(sums[3:]):
+                bundle.put(result[3], x, heads, at=i * heads * width, add=True)
     like = [grad_mean, grad_total, grad_own, qkv]
     like += [] if pos_q is None or pos_k is None else [pos_q, pos_k]
     return [x[:-1].view_as(y) for x, y in zip(result, like, strict=True)]
