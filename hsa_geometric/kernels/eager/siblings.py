@@ -145,10 +145,10 @@ class Sums(NamedTuple):
 def attend(x: Operands, start: int, scale: float, mask: Tensor | None) -> Sums:
     """Sums of a piece whose first query is member ``start``, in differentiable operations."""
     s, factor = products(x, scale)
-    # The other members come first: sums over any but the first dimension are not vectorised where
-    # the last is short.
     s, bias = s.transpose(0, 1), x.bias.transpose(0, 1)
-    s = torch.add(bias, s, alpha=factor, out=None if s.requires_grad else s.new_empty(s.shape))
+    # Where the last dimension is short, sums are vectorised over the first alone.
+    out = s if s.shape[2] >= 32 else s.new_empty(s.shape)
+    s = torch.add(bias, s, alpha=factor, out=None if s.requires_grad else out)
     diagonal = s.diagonal(-start, 0, 2)
     own = diagonal.clone()
     diagonal.fill_(-math.inf)
