@@ -9,33 +9,79 @@ level and then by parent, so that a level is one slice and every family is one s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
-from typing import Any, NoReturn
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-from .passes import Passes
+from .passes import PASS_COLUMNS, Passes
 
-# Columns of ``TreeIndex.levels``: one row for each level below the roots.
-#   first family, last family + 1, first node, last node + 1, position of the first parent if the
-#   parents are consecutive (else -1), family size if all families of the level agree (else 0), and
-#   the slice of ``TreeIndex.inner`` that is on the level.
-LEVEL_COLUMNS = 8
+LEVEL_COLUMNS, SIZE_COLUMNS = 8, 4
 
-# Columns of ``TreeIndex.sizes``, one row for each family size.
-SIZE_COLUMNS = 4
 
-# What :attr:`TreeIndex.tensors` holds in one tensor, one after another, before the passes.
-PACKED = (
-    "family_parent",
-    "family_ptr",
-    "inner",
-    "inner_ptr",
-    "family_inner",
-    "above",
-    "by_size",
-)
+class Layout(NamedTuple):
+    r"""Where families, levels and sizes are: what kernels read beside ``up`` and ``leaf``.
+
+    Shapes:
+        :obj:`T` tree nodes, :obj:`R` roots, :obj:`F` families, :obj:`L` levels below the roots,
+        :obj:`G` distinct family sizes. All tensors are int64.
+
+    Attributes:
+        family_parent: ``[F]`` position of each family's parent, families in storage order.
+        family_ptr: ``[F + 1]`` members of family ``f`` are positions
+            ``family_ptr[f]:family_ptr[f + 1]``.
+        inner: ``[F]`` position of each inner node, ascending.
+        inner_ptr: ``[F + 1]`` inner members of family ``f`` are
+            ``inner[inner_ptr[f]:inner_ptr[f + 1]]``.
+        family_inner: ``[F]`` which inner node is the family's parent:
+            ``inner[family_inner] == family_parent``.
+        above: ``[T]`` which inner node is the parent of the node at each position; ``F`` for a
+            root.
+        by_size: ``[2, R + F]`` first member and size of each family, sorted by size. Each root is a
+            family of one here, so that every node belongs to one.
+        levels: ``[L, 8]`` on the CPU, of each level below the roots: first family, last family + 1,
+            first node, last node + 1, position of the first parent if the parents are consecutive
+            (else -1), family size if all families of the level agree (else 0), and the slice of
+            ``inner`` that is on the level.
+        sizes: ``[G, 4]`` on the CPU: family size, its slice of ``by_size``, and the position of the
+            first member if the families of that size are consecutive (else -1).
+        passes: how sweeps run where levels are many and thin.
+        num_roots: number of trees.
+        first_leaf: position of the first leaf if the leaves are consecutive and in order (else -1).
+    """
+
+    family_parent: Tensor
+    family_ptr: Tensor
+    inner: Tensor
+    inner_ptr: Tensor
+    family_inner: Tensor
+    above: Tensor
+    by_size: Tensor
+    levels: Tensor
+    sizes: Tensor
+    passes: Passes
+    num_roots: int
+    first_leaf: int
+
+    @classmethod
+    def of(cls, packed: Tensor, numbers: Tensor) -> Layout:
+        """Views of what :class:`TreeIndex` holds in two tensors.
+
+        An operator with a list of twenty tensors would take longer to walk it than to compute on a
+        small tree.
+        """
+        num_roots, first_leaf, num_nodes, f, k, m, *rows = numbers[:9].tolist()
+        widths = [f, f + 1, f, f + 1, f, num_nodes, 2 * (num_roots + f), k, k, m, m + 1]
+        parts: list[Any] = list(packed.split(widths))
+        passes = parts[7:]
+        parts[6:] = [parts[6].view(2, -1)]
+        columns = [LEVEL_COLUMNS, SIZE_COLUMNS, PASS_COLUMNS]
+        tables = numbers[9:].split([n * c for n, c in zip(rows, columns, strict=True)])
+        levels, sizes, table = (x.view(c, -1).t() for x, c in zip(tables, columns, strict=True))
+        parts += [levels, sizes, Passes(table, *passes), num_roots, first_leaf]
+        return cls(*parts)
+
 
 # After which rounds of pointer doubling, levels below 2^5, 2^15 and 2^35, a device is asked whether
 # they were enough: waiting for its answer costs it more than some rounds too many. On the CPU
@@ -50,38 +96,19 @@ class TreeIndex:
     Build it with :meth:`from_parent`; the constructor takes the finished tensors.
 
     Shapes:
-        :obj:`T` tree nodes, :obj:`N` leaves, :obj:`F` families, :obj:`L` levels below the roots,
-        :obj:`G` distinct family sizes. All tensors are int64.
+        :obj:`T` tree nodes, :obj:`N` leaves, :obj:`R` roots, :obj:`L` levels below the roots. All
+        tensors are int64.
 
     Attributes:
         parent: ``[T]`` id of each node's parent; a root points to itself.
         order: ``[T]`` node id at each position; ``position`` ``[T]`` is its inverse.
         up: ``[T]`` position of the parent of the node at each position.
         root: ``[R]`` position of each root, which is simply ``arange(R)``: trees in id order.
+        starts: ``[L]`` position of the first node of each level below the roots.
         leaf: ``[N]`` position of each leaf, leaves in ascending id: row order of ``x``.
         count: ``[T]`` number of leaves below the node at each position (1 for a leaf).
-        family_parent: ``[F]`` position of each family's parent, families in storage order.
-        family_ptr: ``[F + 1]`` members of family ``f`` are positions
-            ``family_ptr[f]:family_ptr[f + 1]``.
-        inner: ``[F]`` position of each inner node, ascending.
-        inner_ptr: ``[F + 1]`` inner members of family ``f`` are
-            ``inner[inner_ptr[f]:inner_ptr[f + 1]]``.
-        family_inner: ``[F]`` which inner node is the family's parent:
-            ``inner[family_inner] == family_parent``.
-        above: ``[T]`` which inner node is the parent of the node at each position; ``F`` for a
-            root.
-        by_size: ``[2, R + F]`` first member and size of each family, sorted by size. Each root is a
-            family of one here, so that every node belongs to one.
-        levels: ``[L, 8]`` on the CPU, see :data:`LEVEL_COLUMNS`.
-        sizes: ``[G, 4]`` on the CPU: family size, its slice of ``by_size``, and the position of the
-            first member if the families of that size are consecutive (else -1).
-        layout: ``[2]`` on the CPU: number of roots, and the position of the first leaf if the
-            leaves are consecutive and in order (else -1).
-        passes: how sweeps run where levels are many and thin, see :class:`~.passes.Passes`.
-        tensors: what the kernels read, all of the above but the caller's numbering: ``up``,
-            ``leaf``, the rest of the device's in one tensor, and all of the CPU's in another. An
-            operator with a list of twenty tensors takes longer to walk it than to compute on a
-            small tree.
+        packed: the other tensors of :attr:`layout`, one after another.
+        numbers: its numbers and tables, always on the CPU.
 
     Example:
         >>> import torch
@@ -95,20 +122,11 @@ class TreeIndex:
     position: Tensor
     up: Tensor
     root: Tensor
+    starts: Tensor
     leaf: Tensor
     count: Tensor
-    family_parent: Tensor
-    family_ptr: Tensor
-    inner: Tensor
-    inner_ptr: Tensor
-    family_inner: Tensor
-    above: Tensor
-    by_size: Tensor
-    levels: Tensor
-    sizes: Tensor
-    layout: Tensor
-    passes: Passes
-    tensors: list[Tensor] = field(init=False, repr=False)
+    packed: Tensor
+    numbers: Tensor
 
     @classmethod
     def from_parent(cls, parent: Tensor) -> TreeIndex:
@@ -131,13 +149,13 @@ class TreeIndex:
         is_root = parent == ids
         degree = torch.zeros_like(ids).index_add_(0, parent, (~is_root).long())
         is_inner = degree > 0
-        num_roots, num_inner = torch.stack([is_root.sum(), is_inner.sum()]).tolist()
+        num_roots, num_inner = torch.stack([is_root, is_inner]).sum(1).tolist()
 
         # Leaves are most of a tree and know their place by their parents': the search is for the
         # levels of inner nodes, by ascending id.
         rank = is_inner.cumsum(0).sub_(1)  # of an inner node among them
         both = torch.empty_like(ids)  # inner nodes, then leaves
-        both[torch.where(is_inner, rank, ids - rank + (num_inner - 1))] = ids
+        both.index_copy_(0, torch.where(is_inner, rank, ids - rank + (num_inner - 1)), ids)
         inner_id, leaf_id = both[:num_inner], both[num_inner:]
         degree = degree.index_select(0, inner_id)
         over = rank.index_select(0, parent.index_select(0, inner_id))
@@ -150,56 +168,66 @@ class TreeIndex:
         # Sorting by (family of the parent, id), families by (level, id of the parent), makes levels
         # and families slices. A stable sort keeps the ids ascending within a family.
         number = torch.zeros_like(ids)
-        number[family_id] = ids[1 : num_inner + 1]
+        number.index_copy_(0, family_id, ids[1 : num_inner + 1])
         number = number.index_select(0, parent).masked_fill_(is_root, 0)
         number, order = torch.sort(number, stable=True)
         position = torch.empty_like(order)
-        position[order] = ids
+        position.index_copy_(0, order, ids)
         leaf = position.index_select(0, leaf_id)
         family_parent = position.index_select(0, family_id)
         up = torch.cat([ids[:1], family_parent]).index_select(0, number)
         up[:num_roots] = ids[:num_roots]
         family_ptr = torch.cat([size.new_full((1,), num_roots), size]).cumsum(0)
         by_position = torch.ones_like(ids)
-        by_position[family_parent] = count.index_select(0, family)
+        by_position.index_copy_(0, family_parent, count.index_select(0, family))
 
         before = ids.new_zeros(num_nodes + 1)  # inner nodes before each position
         before = before.index_fill_(0, family_parent + 1, 1).cumsum(0)
         family_inner = before.index_select(0, family_parent)
         inner_ptr = before.index_select(0, family_ptr)
         inner = torch.empty_like(family_parent)
-        inner[family_inner] = family_parent
+        inner.index_copy_(0, family_inner, family_parent)
         above = torch.cat([before[-1:], family_inner]).index_select(0, number)
 
         by_size = torch.cat([torch.ones_like(ids[:num_roots]), size])
         by_size, at = torch.sort(by_size, stable=True)
         first = torch.cat([ids[:num_roots], family_ptr[:-1]]).index_select(0, at)
-        by_size = torch.stack([first, by_size])
-        levels, sizes, num_sizes, first_leaf = _to_host(
-            _level_table(level, depth, family_parent, family_ptr, inner_ptr, size),
-            *_size_table(by_size, num_nodes),
-            _first_if_consecutive(leaf),
-        )
+
+        # Tables of a level or a size per row, column after column, read back in one copy. Leaves
+        # are consecutive and in order if none is away from where the first one puts it.
+        num_away = (leaf[:1] + ids[: leaf.numel()] != leaf).sum().view(1)
+        size_columns, num_sizes = _size_columns(first, by_size, num_nodes)
+        columns = _level_columns(level, depth, family_parent, family_ptr, inner_ptr, size)
+        host = torch.cat([*columns, *size_columns, num_sizes, leaf[:1], num_away]).cpu()
+        end = depth * LEVEL_COLUMNS
+        found, first_leaf, away = host[-3:].tolist()
+        levels, sizes = host[:end], host[end:-3].view(SIZE_COLUMNS, -1)[:, :found].reshape(-1)
+        table, *passes = Passes.of(up, levels[2 * depth : 3 * depth])
+        counts = [num_nodes, num_inner, passes[0].numel(), passes[2].numel()]
+        counts = [num_roots, -1 if away else first_leaf, *counts, depth, found, len(table)]
+        pieces = [family_parent, family_ptr, inner, inner_ptr, family_inner, above, first, by_size]
         return cls(
             parent=parent,
             order=order,
             position=position,
             up=up,
-            root=ids[:num_roots],
+            root=ids[:num_roots].clone(),
+            starts=columns[2].clone(),
             leaf=leaf,
             count=by_position,
-            family_parent=family_parent,
-            family_ptr=family_ptr,
-            inner=inner,
-            inner_ptr=inner_ptr,
-            family_inner=family_inner,
-            above=above,
-            by_size=by_size,
-            levels=levels.clone(),
-            sizes=sizes[: int(num_sizes)].clone(),
-            layout=torch.tensor([num_roots, int(first_leaf)]),
-            passes=Passes.of(up, levels[:, 2]),
+            packed=torch.cat([*pieces, *passes]),
+            numbers=torch.cat([torch.tensor(counts), levels, sizes, table.t().reshape(-1)]),
         )
+
+    @property
+    def layout(self) -> Layout:
+        """Families, levels and sizes, read from :attr:`packed` and :attr:`numbers`."""
+        return Layout.of(self.packed, self.numbers)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What operators receive of a tree."""
+        return [self.up, self.leaf, self.packed, self.numbers]
 
     @property
     def num_nodes(self) -> int:
@@ -219,7 +247,7 @@ class TreeIndex:
     @property
     def depth(self) -> int:
         """Number of levels below the roots: 0 where every tree is one leaf."""
-        return self.levels.shape[0]
+        return self.starts.numel()
 
     @property
     def device(self) -> torch.device:
@@ -234,44 +262,25 @@ class TreeIndex:
     @property
     def level(self) -> Tensor:
         """``[T]`` level of each node **id**; roots have level 0."""
-        if self.depth == 0:
-            return torch.zeros_like(self.order)
-        start = self.levels[:, 2].contiguous().to(self.device)
-        at = torch.searchsorted(start, torch.arange(self.num_nodes, device=self.device), right=True)
-        return at[self.position]
+        ids = torch.arange(self.num_nodes, device=self.device)
+        return torch.searchsorted(self.starts, ids, right=True)[self.position]
 
-    def __post_init__(self) -> None:
-        table, *passes = self.passes
-        parts = [*(getattr(self, name) for name in PACKED), *passes]
-        packed = torch.cat([x.view(-1) for x in parts])
-        # The parts become views, so that nothing is held twice.
-        *views, by_size, child, above, parent, ptr = packed.split([x.numel() for x in parts])
-        for name, view in zip(PACKED, [*views, by_size.view(2, -1)], strict=True):
-            object.__setattr__(self, name, view)
-        object.__setattr__(self, "passes", Passes(table, child, above, parent, ptr))
-        tables = (self.levels, self.sizes, table)
-        counts = [len(self.family_parent), len(child), len(parent), *map(len, tables)]
-        numbers = torch.cat([self.layout, torch.tensor(counts), *(x.view(-1) for x in tables)])
-        object.__setattr__(self, "tensors", [self.up, self.leaf, packed, numbers])
+    @property
+    def family_parent(self) -> Tensor:
+        """``[F]`` position of each family's parent, families in storage order."""
+        return self.layout.family_parent
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A view is written with all that it is a view of: so are given clones, packed on arrival.
-        given = (getattr(self, f.name) for f in fields(self) if f.init and f.name != "passes")
-        return TreeIndex, (*(x.clone() for x in given), Passes(*(x.clone() for x in self.passes)))
+    @property
+    def family_ptr(self) -> Tensor:
+        """``[F + 1]`` members of family ``f`` are ``family_ptr[f]:family_ptr[f + 1]``."""
+        return self.layout.family_ptr
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeIndex:
-        """The same index on another device. The small tables stay on the CPU."""
-        host = ("levels", "sizes", "layout", "passes")
-        moved = {
-            f.name: getattr(self, f.name)
-            if f.name in host
-            else getattr(self, f.name).to(device, non_blocking=non_blocking)
-            for f in fields(self)
-            if f.init
-        }
-        table, *rows = self.passes
-        rows = [x.to(device, non_blocking=non_blocking) for x in rows]
-        return TreeIndex(**{**moved, "passes": Passes(table, *rows)})
+        """The same index on another device; :attr:`numbers` are copied, but stay on the CPU."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "numbers"}
+        moved = {k: x.to(device, non_blocking=non_blocking) for k, x in moved.items()}
+        # Operators know a tree by the identity of its numbers.
+        return TreeIndex(**moved, numbers=self.numbers.clone())
 
     def __repr__(self) -> str:
         return (
@@ -337,43 +346,40 @@ def _raise_cycle(parent: Tensor, lost: Tensor) -> NoReturn:
     )
 
 
-def _level_table(
+def _level_columns(
     level: Tensor, depth: int, parent: Tensor, ptr: Tensor, inner_ptr: Tensor, size: Tensor
-) -> Tensor:
-    """One row a level: where its families, members and parents are."""
+) -> list[Tensor]:
+    """The columns of :attr:`Layout.levels`."""
     if depth == 0:
-        return level.new_empty(0, LEVEL_COLUMNS)
-    bounds = torch.searchsorted(level, torch.arange(depth + 1, device=level.device))
+        return [level.new_empty(0)] * LEVEL_COLUMNS
+    rows = torch.arange(max(depth + 1, level.numel()), device=level.device)
+    bounds = torch.searchsorted(level, rows[: depth + 1])
     begin, end = bounds[:-1], bounds[1:]
     # A property of neighbours holds over a whole level where its running count of breaks stays.
-    breaks = torch.zeros(2, level.numel(), dtype=torch.long, device=level.device)
-    breaks[0, 1:] = parent[1:] != parent[:-1] + 1
-    breaks[1, 1:] = size[1:] != size[:-1]
+    both = torch.stack([parent - rows[: level.numel()], size])
+    breaks = torch.zeros_like(both)
+    breaks[:, 1:] = both[:, 1:] != both[:, :-1]
     breaks = breaks.cumsum(1)
-    apart, unequal = breaks[:, end - 1] != breaks[:, begin]
+    apart, unequal = breaks.index_select(1, begin) != breaks.index_select(1, end - 1)
     node, inner = ptr.index_select(0, bounds), inner_ptr.index_select(0, bounds)
-    return torch.stack(
-        [
-            begin,
-            end,
-            node[:-1],
-            node[1:],
-            parent.index_select(0, begin).masked_fill_(apart, -1),
-            size.index_select(0, begin).masked_fill_(unequal, 0),
-            inner[:-1],
-            inner[1:],
-        ],
-        dim=1,
-    )
+    return [
+        begin,
+        end,
+        node[:-1],
+        node[1:],
+        parent.index_select(0, begin).masked_fill_(apart, -1),
+        size.index_select(0, begin).masked_fill_(unequal, 0),
+        inner[:-1],
+        inner[1:],
+    ]
 
 
-def _size_table(by_size: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """One row a family size: the size, its slice of the families sorted by size, and its start.
+def _size_columns(first: Tensor, size: Tensor, total: int) -> tuple[list[Tensor], Tensor]:
+    """The columns of :attr:`Layout.sizes`, from first members and sizes sorted by size.
 
-    Also the number of these rows, ``[1]``: sizes that add up to ``total`` are at most so many
-    different ones that more rows, without meaning, do no harm.
+    Also the number of rows, ``[1]``: sizes that add up to ``total`` are at most so many different
+    ones that more rows, without meaning, do no harm.
     """
-    first, size = by_size
     rank = torch.zeros_like(size)
     rank[1:] = size[1:] != size[:-1]
     rank = rank.cumsum(0)
@@ -382,16 +388,4 @@ def _size_table(by_size: Tensor, total: int) -> tuple[Tensor, Tensor]:
     begin, end = bounds[:-1].clamp(max=size.numel() - 1), bounds[1:]
     value, start = size.index_select(0, begin), first.index_select(0, begin)
     apart = first.index_select(0, end - 1) - start != (end - begin - 1) * value
-    return torch.stack([value, begin, end, start.masked_fill_(apart, -1)], dim=1), rank[-1:] + 1
-
-
-def _first_if_consecutive(x: Tensor) -> Tensor:
-    """The first entry of ``x`` if each is one more than the last, else -1: ``[1]``."""
-    return x[:1].masked_fill((x.diff() != 1).any(), -1)
-
-
-def _to_host(*tables: Tensor) -> list[Tensor]:
-    """Tables of integers on the CPU, read back in one copy."""
-    packed = torch.cat([x.view(-1) for x in tables]).cpu()
-    parts = packed.split([x.numel() for x in tables])
-    return [part.view(x.shape) for part, x in zip(parts, tables, strict=True)]
+    return [value, begin, end, start.masked_fill_(apart, -1)], rank[-1:] + 1

@@ -1,7 +1,6 @@
 import copy
 import pickle
 import re
-from dataclasses import fields
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -80,10 +79,12 @@ def check_invariants(parent):
     assert ptr[0] == len(true.roots) and ptr[-1] == num_nodes
 
     # Levels below the roots, as slices of families and of nodes.
-    assert tree.levels.shape == (tree.depth, 8) and not tree.levels.is_cuda
+    assert tree.layout.levels.shape == (tree.depth, 8) and not tree.layout.levels.is_cuda
     node, family = len(true.roots), 0
-    for level, (f0, f1, n0, n1, p0, size, i0, i1) in enumerate(tree.levels.tolist(), start=1):
-        assert tree.inner.tolist()[i0:i1] == [
+    for level, (f0, f1, n0, n1, p0, size, i0, i1) in enumerate(
+        tree.layout.levels.tolist(), start=1
+    ):
+        assert tree.layout.inner.tolist()[i0:i1] == [
             p for p in sorted(tree.family_parent.tolist()) if n0 <= p < n1
         ]
         assert (f0, n0) == (family, node)
@@ -98,11 +99,11 @@ def check_invariants(parent):
     assert (node, family) == (num_nodes, len(families))
 
     # Families by size, each root a family of one.
-    by_size = [tuple(x) for x in tree.by_size.T.tolist()]
+    by_size = [tuple(x) for x in tree.layout.by_size.T.tolist()]
     expected = [(r, 1) for r in range(tree.num_trees)] + [(a, b - a) for a, b in pairwise(ptr)]
     assert sorted(by_size) == sorted(expected)
     end = 0
-    for size, g0, g1, start in tree.sizes.tolist():
+    for size, g0, g1, start in tree.layout.sizes.tolist():
         firsts = [first for first, _ in by_size[g0:g1]]
         apart = {b - a for a, b in pairwise(firsts)} - {size}
         assert start == (-1 if apart else firsts[0])
@@ -110,15 +111,15 @@ def check_invariants(parent):
         assert {s for _, s in by_size[g0:g1]} == {size}
         end = g1
     assert end == len(by_size)
-    assert tree.sizes[:, 0].tolist() == sorted({size for _, size in expected})
+    assert tree.layout.sizes[:, 0].tolist() == sorted({size for _, size in expected})
 
     # Inner nodes.
     inner = sorted(set(tree.family_parent.tolist()))
-    assert tree.inner.tolist() == inner
-    assert tree.inner[tree.family_inner].tolist() == tree.family_parent.tolist()
+    assert tree.layout.inner.tolist() == inner
+    assert tree.layout.inner[tree.layout.family_inner].tolist() == tree.family_parent.tolist()
     above = [inner.index(p) for p in tree.up.tolist()[len(true.roots) :]]
-    assert tree.above.tolist() == [len(inner)] * len(true.roots) + above
-    bounds = tree.inner_ptr.tolist()
+    assert tree.layout.above.tolist() == [len(inner)] * len(true.roots) + above
+    bounds = tree.layout.inner_ptr.tolist()
     for f, (a, b) in enumerate(pairwise(ptr)):
         assert inner[bounds[f] : bounds[f + 1]] == [p for p in inner if a <= p < b]
 
@@ -140,18 +141,18 @@ def test_layout_of_a_small_tree_done_by_hand():
     assert tree.count.tolist() == [4, 1, 1, 2, 2, 1, 1]
     assert tree.family_parent.tolist() == [0, 3, 4]
     assert tree.family_ptr.tolist() == [1, 4, 5, 7]
-    assert tree.by_size.tolist() == [[0, 4, 5, 1], [1, 1, 2, 3]]
-    assert tree.inner.tolist() == [0, 3, 4]
-    assert tree.inner_ptr.tolist() == [1, 2, 3, 3]
-    assert tree.family_inner.tolist() == [0, 1, 2]
-    assert tree.passes.table.tolist() == []
-    assert tree.levels.tolist() == [
+    assert tree.layout.by_size.tolist() == [[0, 4, 5, 1], [1, 1, 2, 3]]
+    assert tree.layout.inner.tolist() == [0, 3, 4]
+    assert tree.layout.inner_ptr.tolist() == [1, 2, 3, 3]
+    assert tree.layout.family_inner.tolist() == [0, 1, 2]
+    assert tree.layout.passes.table.tolist() == []
+    assert tree.layout.levels.tolist() == [
         [0, 1, 1, 4, 0, 3, 1, 2],
         [1, 2, 4, 5, 3, 1, 2, 3],
         [2, 3, 5, 7, 4, 2, 3, 3],
     ]
-    assert tree.above.tolist() == [3, 0, 0, 0, 1, 2, 2]
-    assert tree.sizes.tolist() == [[1, 0, 2, -1], [2, 2, 3, 5], [3, 3, 4, 1]]
+    assert tree.layout.above.tolist() == [3, 0, 0, 0, 1, 2, 2]
+    assert tree.layout.sizes.tolist() == [[1, 0, 2, -1], [2, 2, 3, 5], [3, 3, 4, 1]]
     assert tree.level.tolist() == [1, 1, 3, 3, 1, 0, 2]
     assert repr(tree) == "TreeIndex(leaves=4, nodes=7, trees=1, depth=3)"
 
@@ -196,16 +197,22 @@ def test_a_non_contiguous_parent_vector_gives_the_same_index():
         assert torch.equal(x, y)
 
 
+def everything(tree):
+    """Every tensor of an index by name, those of its layout too."""
+    layout = tree.layout._asdict()
+    found = {**vars(tree), **layout, **layout.pop("passes")._asdict()}
+    return {k: x for k, x in found.items() if isinstance(x, torch.Tensor)}
+
+
 @pytest.mark.parametrize("parent", [zoo("forest"), chain(100)], ids=["forest", "deep"])
 def test_to_moves_all_but_the_host_tables(parent):
     tree = TreeIndex.from_parent(parent)
     moved = tree.to("meta")
     assert moved.device.type == "meta" and tree.device.type == "cpu"
-    host = ("levels", "sizes", "layout", "table")
     assert [x.device.type for x in moved.tensors] == ["meta", "meta", "meta", "cpu"]
-    for name, tensor in {**vars(moved), **moved.passes._asdict()}.items():
-        if name not in ("passes", "tensors"):
-            assert tensor.device.type == ("cpu" if name in host else "meta"), name
+    for name, tensor in everything(moved).items():
+        host = name in ("numbers", "levels", "sizes", "table")
+        assert tensor.device.type == ("cpu" if host else "meta"), name
     for x, y in zip(tree.to("cpu").tensors, tree.tensors, strict=True):
         assert_close(x, y)
 
@@ -219,11 +226,10 @@ def test_to_moves_all_but_the_host_tables(parent):
 def test_copies_hold_the_same_once(parent, copied):
     tree = TreeIndex.from_parent(parent)
     other = copied(tree)
-    for name in (f.name for f in fields(tree) if f.name not in ("passes", "tensors")):
-        assert torch.equal(getattr(other, name), getattr(tree, name)), name
-    for x, y in zip([*other.tensors, *other.passes], [*tree.tensors, *tree.passes], strict=True):
-        assert torch.equal(x, y)
-    assert other.above.untyped_storage().data_ptr() == other.tensors[2].data_ptr()
+    expected = everything(tree)
+    for name, x in everything(other).items():
+        assert torch.equal(x, expected[name]), name
+    assert other.layout.above.untyped_storage().data_ptr() == other.packed.data_ptr()
     held = sum(x.numel() for x in (tree.parent, tree.order, tree.position, tree.root, tree.count))
     held += sum(x.numel() for x in tree.tensors)
     assert len(pickle.dumps(tree)) < 8 * held + 20_000
@@ -250,7 +256,7 @@ def test_levels_and_counts_are_right_around_powers_of_two(depth):
 def test_a_tree_of_1_000_000_leaves_is_indexed():
     tree = TreeIndex.from_parent(balanced(100, 3))
     assert (tree.num_leaves, tree.num_nodes, tree.depth) == (1_000_000, 1_010_101, 3)
-    assert tree.levels[:, 5].tolist() == [100, 100, 100]
+    assert tree.layout.levels[:, 5].tolist() == [100, 100, 100]
     assert tree.count[:102].tolist() == [1_000_000] + [10_000] * 100 + [100]
 
 

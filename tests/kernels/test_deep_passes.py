@@ -45,7 +45,7 @@ TREES = {
 @pytest.fixture(params=TREES)
 def tree(request):
     tree = TreeIndex.from_parent(TREES[request.param])
-    assert tree.passes.table.shape[0] > 0
+    assert tree.layout.passes.table.shape[0] > 0
     return tree
 
 
@@ -56,14 +56,14 @@ def rand(*shape, seed, dtype=torch.float64):
 def test_the_number_of_passes_is_logarithmic_and_their_work_linear():
     for depth in (100, 1000, 3000):
         tree = TreeIndex.from_parent(caterpillar(depth))
-        assert tree.passes.table.shape[0] <= 2 * depth.bit_length()
-        assert tree.passes.child.numel() <= 2 * tree.num_nodes
+        assert tree.layout.passes.table.shape[0] <= 2 * depth.bit_length()
+        assert tree.layout.passes.child.numel() <= 2 * tree.num_nodes
 
 
 def test_shallow_trees_and_deep_trees_of_wide_levels_are_swept_by_level():
-    assert TreeIndex.from_parent(chain(FEWEST_LEVELS)).passes.table.shape[0] == 0
+    assert TreeIndex.from_parent(chain(FEWEST_LEVELS)).layout.passes.table.shape[0] == 0
     wide = torch.cat([chain(100), torch.full((101 * THINNEST_LEVEL,), 50)])
-    assert TreeIndex.from_parent(wide).passes.table.shape[0] == 0
+    assert TreeIndex.from_parent(wide).layout.passes.table.shape[0] == 0
 
 
 def test_scans_follow_their_recursions(tree):

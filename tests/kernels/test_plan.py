@@ -18,15 +18,17 @@ from hsa_geometric.testing import ZOO, attention_inputs, balanced, caterpillar, 
 def test_a_plan_holds_what_the_index_holds(name):
     tree = TreeIndex.from_parent(caterpillar(100) if name == "thin" else zoo(name))
     plan = Plan.of(tree.tensors)
-    for field in ("up", "leaf", "family_parent", "family_ptr", "inner", "inner_ptr"):
+    for field in ("up", "leaf"):
         assert torch.equal(getattr(plan, field), getattr(tree, field)), field
-    for field in ("family_inner", "above", "by_size"):
-        assert torch.equal(getattr(plan, field), getattr(tree, field)), field
+    for field in tree.layout._fields[:7]:
+        assert torch.equal(getattr(plan, field), getattr(tree.layout, field)), field
     for field in ("child", "above", "parent", "ptr"):
-        assert torch.equal(getattr(plan, f"pass_{field}"), getattr(tree.passes, field)), field
-    assert plan.sizes == [tuple(row) for row in tree.sizes.tolist()]
-    assert plan.passes == [tuple(row) for row in tree.passes.table.tolist()]
-    assert [plan.num_roots, plan.first_leaf] == tree.layout.tolist()
+        assert torch.equal(getattr(plan, f"pass_{field}"), getattr(tree.layout.passes, field)), (
+            field
+        )
+    assert plan.sizes == [tuple(row) for row in tree.layout.sizes.tolist()]
+    assert plan.passes == [tuple(row) for row in tree.layout.passes.table.tolist()]
+    assert [plan.num_roots, plan.first_leaf] == [*tree.layout[-2:]]
     assert plan.deep == (name == "thin")
 
 
@@ -34,14 +36,14 @@ def test_a_plan_holds_what_the_index_holds(name):
 def test_levels_are_slices_of_the_index(name):
     tree = TreeIndex.from_parent(zoo(name))
     levels = Plan.of(tree.tensors).levels
-    assert [list(level[:8]) for level in levels] == tree.levels.tolist()
+    assert [list(level[:8]) for level in levels] == tree.layout.levels.tolist()
     for level in levels:
         families = slice(level.f0, level.f1 + 1)
         assert torch.equal(level.above, tree.up[level.n0 : level.n1])
         assert torch.equal(level.parents, tree.family_parent[level.f0 : level.f1])
-        assert torch.equal(level.inner_parents, tree.family_inner[level.f0 : level.f1])
+        assert torch.equal(level.inner_parents, tree.layout.family_inner[level.f0 : level.f1])
         assert torch.equal(level.ptr + level.n0, tree.family_ptr[families])
-        assert torch.equal(level.inner_ptr + level.lo, tree.inner_ptr[families])
+        assert torch.equal(level.inner_ptr + level.lo, tree.layout.inner_ptr[families])
 
 
 @pytest.mark.parametrize("name", ZOO)

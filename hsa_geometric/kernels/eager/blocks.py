@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -51,7 +51,7 @@ class Group(NamedTuple):
 def groups(
     sizes: tuple[tuple[int, int, int, int], ...], heads: int, width: int, limit: int
 ) -> tuple[Group, ...]:
-    """The cheapest partition of the rows of :attr:`TreeIndex.sizes` into groups.
+    """The cheapest partition of the rows of :attr:`Layout.sizes` into groups.
 
     Dynamic programming over consecutive sizes, of which a group spans at most 32.
     """
@@ -146,10 +146,10 @@ class Bundle:
         return self._by_block(x.index_select(0, self._index(1, heads, -1, True)), heads, 1)
 
     def put(
-        self, out: Tensor, x: Tensor | list[Tensor], heads: int, at: int = 0, add: bool = False
+        self, out: Tensor, x: Tensor | Sequence[Tensor], heads: int, at: int = 0, add: bool = False
     ) -> None:
         """Write or add values, a list or :func:`joined`, to ``out [T + 1, at: at + H w]``."""
-        x = joined(x) if isinstance(x, list) else x
+        x = x if isinstance(x, Tensor) else joined(x)
         width = x.numel() // max(1, self.size * heads)
         if self.start >= 0 and not add:  # one strided copy
             families, size = self.blocks[0].members.shape
@@ -235,7 +235,7 @@ class Bundle:
         return index
 
 
-def joined(values: list[Tensor]) -> Tensor:
+def joined(values: Sequence[Tensor]) -> Tensor:
     """Values ``[F * heads, b, *]`` of each block as one tensor, block after block."""
     if len(values) == 1:
         return values[0].flatten(0, 1)

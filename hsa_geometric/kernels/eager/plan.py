@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ...passes import PASS_COLUMNS
-from ...tree import LEVEL_COLUMNS, SIZE_COLUMNS
+from ...tree import Layout
 
 
 class Level(NamedTuple):
-    """One level below the roots; the numbers are a row of :attr:`TreeIndex.levels`.
+    """One level below the roots; the numbers are a row of :attr:`Layout.levels`.
 
     Families ``f0:f1``, nodes ``n0:n1``, the first parent ``p0`` if the parents are consecutive
     (else -1), the family ``size`` if all agree (else 0), the inner nodes ``lo:hi``.
@@ -84,16 +83,11 @@ class Plan:
     @classmethod
     @torch.inference_mode(False)
     def _made(cls, up: Tensor, leaf: Tensor, packed: Tensor, numbers: Tensor) -> Plan:
-        num_roots, first_leaf, f, k, m, *rows = numbers[:8].tolist()
-        widths = [f, f + 1, f, f + 1, f, up.shape[0], 2 * (num_roots + f), k, k, m, m + 1]
-        parts = list(packed.split(widths))
-        parts[6] = parts[6].view(2, -1)
         # A slice of `numbers`, the key, would keep the plan alive for ever.
-        columns = [LEVEL_COLUMNS, SIZE_COLUMNS, PASS_COLUMNS]
-        tables = numbers[8:].clone().split([n * c for n, c in zip(rows, columns, strict=True)])
-        levels, *others = (x.view(-1, c) for x, c in zip(tables, columns, strict=True))
-        sizes, passes = ([tuple(row) for row in x.tolist()] for x in others)
-        given: list[Any] = [up, leaf, *parts, levels, sizes, passes, num_roots, first_leaf]
+        *parts, levels, sizes, passes, num_roots, first_leaf = Layout.of(packed, numbers.clone())
+        table, *pass_parts = passes
+        rows = [[tuple(row) for row in x.tolist()] for x in (sizes, table)]
+        given: list[Any] = [up, leaf, *parts, *pass_parts, levels, *rows, num_roots, first_leaf]
         return cls(*given)
 
     @property

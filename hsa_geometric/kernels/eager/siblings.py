@@ -65,7 +65,9 @@ def operands(
 
     Rows of ``qkv`` are ``H D + H D + H Dv`` numbers; ``log_mass [T + 1]`` ends with −∞.
     """
-    found = bundle.take_parts(qkv, heads, (width, width, qkv.shape[1] // heads - 2 * width))
+    found: list[Any] = bundle.take_parts(
+        qkv, heads, (width, width, qkv.shape[1] // heads - 2 * width)
+    )
     found.append(bundle.take_for_all(log_mass, heads))
     for x in (pos_q, pos_k):
         none = [None] * len(bundle.blocks)
@@ -308,11 +310,11 @@ def siblings_backward(
                     asks, answers = [product(back, x.k), *asks], [product(ds, x.q), *answers]
                     whole.add(start, stop, asks, answers)
                 found.append(whole.results())
-            found = [joined(x) for x in zip(*found, strict=True)]
+            sums = [joined(x) for x in zip(*found, strict=True)]
             if grad_pq is not None and grad_pk is not None:
-                bundle.put(grad_pk, found.pop(), heads)
-                bundle.put(grad_pq, found.pop(1), heads)
-            for i, x in enumerate(found):
+                bundle.put(grad_pk, sums.pop(), heads)
+                bundle.put(grad_pq, sums.pop(1), heads)
+            for i, x in enumerate(sums):
                 bundle.put(grad_qkv, x, heads, at=i * heads * width)
     empty = qkv.new_empty(0)
     return (
