@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 Key = TypeVar("Key", bound=Hashable)
-BURST = 0.004  # seconds: calls shorter than this are timed several at a time
+BURST = 0.02  # seconds: calls shorter than this are timed several at a time
 MOST_REPEATS = 30
 
 
@@ -60,7 +60,7 @@ def interleaved(
 ) -> tuple[dict[Key, Timing], dict[Key, str]]:
     """Time all calls in turn, round after round.
 
-    Each call is made once to warm up and once to be estimated. Then every round takes one sample of
+    The allocator is made ready (:func:`settle`). Each call is made once to warm up and once to be estimated. Then every round takes one sample of
     each, until it has its share of samples: as many as fit :obj:`seconds`, but at least
     :obj:`least`. A sample is the mean of a burst of 4 ms. The estimate of a call that takes
     :obj:`seconds` is a sample too.
@@ -68,6 +68,7 @@ def interleaved(
     Returns:
         The timings, and what those calls that failed had to say.
     """
+    settle()
     failed: dict[Key, str] = {}
     plan: dict[Key, tuple[int, int]] = {}  # repeats, and calls in a burst
     samples: dict[Key, list[float]] = {}
@@ -88,6 +89,16 @@ def interleaved(
             if len(samples[key]) < repeats:
                 samples[key].append(burst(calls[key], times, device))
     return {key: Timing.of(s) for key, s in samples.items()}, failed
+
+
+def settle() -> None:
+    """Have the C library keep what is freed, as it does in a process that has worked for a while.
+
+    glibc gives free memory at the end of its heap back to the system beyond twice the size of the
+    largest block that was freed so far, up to 32 MiB. Before any was, small cases would be timed
+    with a page fault for each 4 KiB of each temporary, or without any, as it happens.
+    """
+    torch.empty(31 * 2**18)  # freed at once
 
 
 def copy_rate(device: str = "cpu", megabytes: int = 256) -> float:

@@ -166,7 +166,8 @@ def hierarchical_attention(
         own = own.index_select(0, tree.leaf)
     else:
         own = own.new_full((tree.num_leaves, 1), -math.inf)
-    f = operators.evidence(own.expand(-1, q.shape[1]), sibling, weight, log_mass, tensors)
+    own = own.expand(-1, q.shape[1])
+    f = operators.evidence(own, sibling, weight, None if mass is None else log_mass, tensors)
 
     # W_A = W_parent g_A down the tree, W_root = g_root: 1 unless a tree holds no evidence at all.
     keep = inside(f, sibling)

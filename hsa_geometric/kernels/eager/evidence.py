@@ -21,9 +21,12 @@ from .sweeps import below_root, scan_down, segment_sum
 
 @tree_operator("hsa_geometric::evidence")
 def evidence(
-    leaf_f: Tensor, sibling: Tensor, weight: Tensor, log_mass: Tensor, tree: list[Tensor]
+    leaf_f: Tensor, sibling: Tensor, weight: Tensor, log_mass: Tensor | None, tree: list[Tensor]
 ) -> Tensor:
-    """f ``[T, H]`` from leaf values ``[N, H]``, S ``[T, H]``, w ``[T]`` and log mass ``[T]``."""
+    """f ``[T, H]`` from leaf values ``[N, H]``, S ``[T, H]``, w ``[T]`` and log mass ``[T]``.
+
+    Without log mass no node has mass 0.
+    """
     plan = Plan.of(tree)
     f = sibling.new_empty(sibling.shape)
     f.index_copy_(0, plan.leaf, leaf_f)
@@ -34,27 +37,29 @@ def evidence(
     rows, members, ptr = plan.leaf_members
     w_leaf = weight.index_select(0, members)
     term = torch.logaddexp(leaf_f, sibling.index_select(0, plan.leaf))
-    term.masked_fill_((weight.index_select(0, plan.leaf) == 0).unsqueeze(1), 0.0)
+    if log_mass is not None:
+        term.masked_fill_((weight.index_select(0, plan.leaf) == 0).unsqueeze(1), 0.0)
     by_family = segment_sum(term, ptr, w_leaf, rows)
     f_inner = torch.empty_like(by_family).index_copy_(0, plan.family_inner, by_family)
-    f_inner.masked_fill_(log_mass.index_select(0, inner).isneginf().unsqueeze(1), -math.inf)
-
-    w_inner = weight.index_select(0, inner).unsqueeze(1)
-    s_inner = sibling.index_select(0, inner).masked_fill_(w_inner == 0, 0.0)
-    for level in reversed(plan.levels):
-        lo, hi = level.lo, level.hi
-        if lo == hi:
+    w_inner, s_inner = weight.index_select(0, inner), sibling.index_select(0, inner)
+    if log_mass is not None:
+        f_inner.masked_fill_(log_mass.index_select(0, inner).isneginf().unsqueeze(1), -math.inf)
+        s_inner.masked_fill_((w_inner == 0).unsqueeze(1), 0.0)
+    parts = [x.split(plan.inner_rows) for x in (f_inner, s_inner, w_inner)]
+    for i, (here, s, w) in reversed([*enumerate(zip(*parts, strict=True))][1:]):
+        level, members = plan.levels[i - 1], here.shape[0]
+        if members == 0:
             continue
-        term = torch.logaddexp(f_inner[lo:hi], s_inner[lo:hi])
+        term = torch.logaddexp(here, s)
         if level.f1 - level.f0 > 1:
-            total = segment_sum(term, level.inner_ptr, w_inner[lo:hi, 0])
+            total = segment_sum(term, level.inner_ptr, w)
             f_inner.index_add_(0, level.inner_parents, total)
         else:  # deep trees are made of such levels; the parent is the one inner node above
-            above = f_inner[lo - 1 : lo]
-            if hi - lo > 1:
-                above += (term * w_inner[lo:hi]).sum(0)
+            above = parts[0][i - 1][-1:]
+            if members > 1:
+                above += (term * w.unsqueeze(1)).sum(0)
             else:
-                above.addcmul_(term, w_inner[lo:hi])
+                above.addcmul_(term, w.unsqueeze(1))
     return f.index_copy_(0, inner, f_inner)
 
 

@@ -106,6 +106,12 @@ class Plan:
         return [self.num_roots, *(self.level_table[:, 3] - self.level_table[:, 2]).tolist()]
 
     @cached_property
+    def inner_rows(self) -> list[int]:
+        """How many of them are inner nodes."""
+        below = (self.level_table[:, 7] - self.level_table[:, 6]).tolist()
+        return [self.inner.shape[0] - sum(below), *below]
+
+    @cached_property
     @torch.inference_mode(False)
     def levels(self) -> list[Level]:
         """Levels below the roots, from the top."""
@@ -138,13 +144,6 @@ class Plan:
         """Positions of the leaves: a slice where they are consecutive."""
         start = self.first_leaf
         return self.leaf if start < 0 else slice(start, start + self.leaf.shape[0])
-
-    @cached_property
-    @torch.inference_mode(False)
-    def row(self) -> Tensor:
-        """``[T]`` row of ``x`` of each leaf; 0 for inner nodes, for want of a better one."""
-        row = torch.zeros_like(self.up)
-        return row.index_copy_(0, self.leaf, torch.arange(self.leaf.shape[0], device=row.device))
 
     @cached_property
     @torch.inference_mode(False)

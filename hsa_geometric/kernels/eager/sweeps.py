@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ def segment_sum(
     """
     if x.device.type == "cpu" and x.dtype == torch.float32:
         # The operator itself: F.embedding_bag takes as long to check its arguments as a small sum.
-        rows = torch.arange(x.shape[0]) if rows is None else rows
+        rows = counting(x.shape[0]) if rows is None else rows
         return torch.embedding_bag(x, rows, ptr, False, 0, False, weight, True)[0]
     x = x if rows is None else x.index_select(0, rows)
     if weight is not None:
@@ -56,6 +57,17 @@ def segment_sum(
         return segment(x, ptr, reduce="sum")
     index = torch.repeat_interleave(ptr.diff(), output_size=x.shape[0])
     return x.new_zeros(ptr.numel() - 1, x.shape[1]).index_add_(0, index, x)
+
+
+def counting(n: int) -> Tensor:
+    """``arange(n)`` on the CPU, remembered where making it would take as long as using it."""
+    return _counting(n) if n <= SMALL else torch.arange(n)
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _counting(n: int) -> Tensor:
+    return torch.arange(n)
 
 
 def add_to_parents(
@@ -104,9 +116,9 @@ def up_(y: Tensor, plan: Plan, weight: Tensor | None, write: bool = False) -> Te
                 total = segment_sum(y.index_select(0, child) * factor[k0:k1], ptr, None)
             y.index_add_(0, plan.pass_parent[m0:m1], total)
         return y
-    for level in reversed(plan.levels):
-        rows = slice(level.n0, level.n1)
-        below, w = y[rows], None if weight is None else weight[rows]
+    weights = [None] * len(plan.rows) if weight is None else weight.split(plan.rows)
+    for i, below in reversed([*enumerate(y.split(plan.rows))][1:]):
+        level, w = plan.levels[i - 1], weights[i]
         if by_node or w is None:
             add_to_parents(y, level, below, w, write)
         else:
@@ -229,14 +241,12 @@ def from_leaves(xs: list[Tensor], plan: Plan) -> Tensor:
     """Leaf rows ``[N, C_i]`` beside each other as node rows ``[T, sum C_i]``; inner ones unset."""
     width = sum(x.shape[1] for x in xs)
     y = xs[0].new_empty(plan.up.shape[0], width, dtype=accumulator(xs[0].dtype))
-    rows, row = plan.leaf_rows, plan.row
+    rows = plan.leaf_rows
     if isinstance(rows, slice):
         torch.cat([x.to(y.dtype) for x in xs], dim=1, out=y[rows])
         return y
-    # Rows are read in any order and written in sequence, which is faster than the reverse.
-    for lo, hi in chunks(0, y.shape[0], max(1, CHUNK_ELEMENTS // max(1, width))):
-        parts = [x.index_select(0, row[lo:hi]).to(y.dtype) for x in xs]
-        torch.cat(parts, dim=1, out=y[lo:hi])
+    for x, part in zip(xs, y.split([x.shape[1] for x in xs], dim=1), strict=True):
+        part.index_copy_(0, rows, x.to(y.dtype))
     return y
 
 

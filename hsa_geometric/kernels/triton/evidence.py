@@ -17,9 +17,13 @@ from .sweeps import climb, scan_down
 
 @tree_operator("hsa_geometric::triton_evidence")
 def evidence(
-    leaf_f: Tensor, sibling: Tensor, weight: Tensor, log_mass: Tensor, tree: list[Tensor]
+    leaf_f: Tensor, sibling: Tensor, weight: Tensor, log_mass: Tensor | None, tree: list[Tensor]
 ) -> Tensor:
-    """f ``[T, H]`` from leaf values ``[N, H]``, S ``[T, H]``, w ``[T]`` and log mass ``[T]``."""
+    """f ``[T, H]`` from leaf values ``[N, H]``, S ``[T, H]``, w ``[T]`` and log mass ``[T]``.
+
+    Without log mass no node has mass 0.
+    """
+    finite = weight if log_mass is None else log_mass
     return climb(
         sibling.new_empty(sibling.shape),
         Plan.of(tree),
@@ -27,7 +31,7 @@ def evidence(
         weight.contiguous(),
         leaves=[leaf_f],
         sibling=sibling.contiguous(),
-        log_mass=log_mass.contiguous(),
+        log_mass=finite.contiguous(),
     )
 
 
