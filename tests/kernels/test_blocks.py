@@ -88,7 +88,7 @@ def price(table, partition, heads, width):
         costs = []
         for size in {largest, max(largest, fewest)}:
             cost = heads * size * (3 * width * module.PER_NUMBER + size * module.PER_LOGIT)
-            if size != 2 and size * size * width < module.FEWEST_PRODUCTS:
+            if size > 2 and size * size * width < module.FEWEST_PRODUCTS:
                 cost += heads * size * size * width * module.PER_PRODUCT
             costs.append((cost, size))
         each, size = min(costs)

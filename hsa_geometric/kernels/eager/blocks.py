@@ -62,7 +62,7 @@ def groups(
         choices = []
         for size in {b, max(b, math.isqrt(FEWEST_PRODUCTS // max(1, width) - 1) + 1)}:
             cost = heads * size * (3 * width * PER_NUMBER + size * PER_LOGIT)
-            if size != 2 and size * size * width < FEWEST_PRODUCTS:
+            if size > 2 and size * size * width < FEWEST_PRODUCTS:
                 cost += heads * size * size * width * PER_PRODUCT
             choices.append((cost, size))
         each, size = min(choices)

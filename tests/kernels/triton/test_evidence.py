@@ -66,6 +66,14 @@ def assert_equal_to_eager(tree, **options):
     assert_close(evidence(*args), eager.evidence(*args), **close)
 
 
+@pytest.mark.parametrize("operator", [evidence, eager.evidence], ids=["triton", "torch"])
+@pytest.mark.parametrize("name", ["forest", "ragged", "deep"])
+def test_log_masses_may_be_left_out_where_none_is_zero(operator, name):
+    *rest, log_mass, tree = inputs(index(name))
+    assert log_mass.isfinite().all()
+    assert torch.equal(operator(*rest, None, tree), operator(*rest, log_mass, tree))
+
+
 @pytest.fixture
 def launches(monkeypatch):
     """Names of the kernels launched."""
