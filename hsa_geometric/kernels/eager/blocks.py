@@ -257,12 +257,12 @@ def bundles(plan: Plan, heads: int, width: int) -> Iterable[Bundle]:
 
 
 def _bundled(plan: Plan, heads: int, width: int) -> Iterator[Bundle]:
-    """Blocks in order, as many in a bundle as a chunk holds."""
+    """Blocks in order, as many in a bundle as a chunk holds; those of couples each by itself."""
     held: list[Block] = []
     start, size = -1, 0
     for block, first in _made(plan, heads, width):
         more = block.members.numel() * heads * width
-        if held and size + more > CHUNK_ELEMENTS:
+        if held and (held[-1].members.shape[1] <= 2 or size + more > CHUNK_ELEMENTS):
             yield Bundle(held, start)
             held, size = [], 0
         start = -1 if held else first
