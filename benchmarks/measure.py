@@ -60,10 +60,10 @@ def interleaved(
 ) -> tuple[dict[Key, Timing], dict[Key, str]]:
     """Time all calls in turn, round after round.
 
-    The allocator is made ready (:func:`settle`). Each call is made once to warm up and once to be estimated. Then every round takes one sample of
-    each, until it has its share of samples: as many as fit :obj:`seconds`, but at least
-    :obj:`least`. A sample is the mean of a burst of 4 ms. The estimate of a call that takes
-    :obj:`seconds` is a sample too.
+    The allocator is made ready (:func:`settle`). Each call is made once to warm up and once to be
+    estimated. Then every round takes one sample of each, until it has its share of samples: as many
+    as fit :obj:`seconds`, but at least :obj:`least`. A sample is the mean of a burst of 20 ms. The
+    estimate of a call that takes :obj:`seconds` is a sample too.
 
     Returns:
         The timings, and what those calls that failed had to say.
