@@ -114,6 +114,7 @@ def test_gradients_equal_finite_differences_for_a_fixed_seed(name, self_loop):
 
 def test_gradients_of_cut_families_use_the_masks_of_the_forward(monkeypatch):
     monkeypatch.setattr("hsa_geometric.kernels.eager.blocks.LOGITS", 10)
+    monkeypatch.setattr("hsa_geometric.kernels.eager.blocks.FEWEST_QUERIES", 1)
     tree = TreeIndex.from_parent(zoo("star"))
     inputs = attention_inputs(tree, heads=2, channels=2, value_channels=1)
     args = tuple(x.requires_grad_() for x in inputs.values())

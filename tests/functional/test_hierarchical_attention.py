@@ -420,6 +420,7 @@ def test_cutting_families_into_pieces_changes_nothing(monkeypatch, limit, chunk,
     inputs = attention_inputs(tree, pos_channels=2, node_scalars=True, mass=mass)
     expected, second = run(inputs, tree), second_derivative(inputs, tree, "torch")
     monkeypatch.setattr("hsa_geometric.kernels.eager.blocks.LOGITS", limit)
+    monkeypatch.setattr("hsa_geometric.kernels.eager.blocks.FEWEST_QUERIES", 1)
     for module in ("blocks", "sweeps", "attention"):
         monkeypatch.setattr(f"hsa_geometric.kernels.eager.{module}.CHUNK_ELEMENTS", chunk)
     assert_close(run(inputs, tree), expected)

@@ -22,6 +22,9 @@ from .sweeps import CHUNK_ELEMENTS, chunks
 
 LOGITS = 1 << 20  # logits held at a time
 
+# Of a large family, whatever the limit: with fewer, sums over those who answer are not vectorised.
+FEWEST_QUERIES = 32
+
 # Heads of nodes in a tree whose blocks are made once, and pieces of each whose places are kept.
 REMEMBERED, FEW_PIECES = 1 << 19, 12
 
@@ -288,4 +291,4 @@ def _made(plan: Plan, heads: int, width: int) -> Iterator[tuple[Block, int]]:
 def pieces(heads: int, size: int) -> Iterator[tuple[int, int]]:
     """Queries ``(start, stop)`` of a block: all, unless one family's logits would be too many."""
     small = heads * size * size <= LOGITS
-    yield from chunks(0, size, size if small else max(1, LOGITS // (heads * size)))
+    yield from chunks(0, size, size if small else max(FEWEST_QUERIES, LOGITS // (heads * size)))
