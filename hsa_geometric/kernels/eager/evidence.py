@@ -45,18 +45,19 @@ def evidence(
     if log_mass is not None:
         f_inner.masked_fill_(log_mass.index_select(0, inner).isneginf().unsqueeze(1), -math.inf)
         s_inner.masked_fill_((w_inner == 0).unsqueeze(1), 0.0)
-    parts = [x.split(plan.inner_rows) for x in (f_inner, s_inner, w_inner)]
-    for i, (here, s, w) in reversed([*enumerate(zip(*parts, strict=True))][1:]):
-        level, members = plan.levels[i - 1], here.shape[0]
-        if members == 0:
+    # Slices one by one: a list of all, of thousands in a deep tree, would set off Python's garbage
+    # collector at each call.
+    for level in reversed(plan.levels):
+        lo, hi = level.lo, level.hi
+        if lo == hi:
             continue
-        term = torch.logaddexp(here, s)
+        term, w = torch.logaddexp(f_inner[lo:hi], s_inner[lo:hi]), w_inner[lo:hi]
         if level.f1 - level.f0 > 1:
             total = segment_sum(term, level.inner_ptr, w)
             f_inner.index_add_(0, level.inner_parents, total)
         else:  # deep trees are made of such levels; the parent is the one inner node above
-            above = parts[0][i - 1][-1:]
-            if members > 1:
+            above = f_inner[lo - 1 : lo]
+            if hi - lo > 1:
                 above += (term * w.unsqueeze(1)).sum(0)
             else:
                 above.addcmul_(term, w.unsqueeze(1))

@@ -106,12 +106,6 @@ class Plan:
         return [self.num_roots, *(self.level_table[:, 3] - self.level_table[:, 2]).tolist()]
 
     @cached_property
-    def inner_rows(self) -> list[int]:
-        """How many of them are inner nodes."""
-        below = (self.level_table[:, 7] - self.level_table[:, 6]).tolist()
-        return [self.inner.shape[0] - sum(below), *below]
-
-    @cached_property
     @torch.inference_mode(False)
     def levels(self) -> list[Level]:
         """Levels below the roots, from the top."""

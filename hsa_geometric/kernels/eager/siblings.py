@@ -216,10 +216,10 @@ def siblings(
     log2_mass = log_mass * LOG2_E
     mean = qkv.new_empty(nodes + 1, qkv.shape[1] - 2 * heads * width)
     total, own = qkv.new_empty(nodes + 1, heads), qkv.new_empty(nodes + 1, heads)
-    drop = Dropout(dropout_p, seed, qkv.device)
+    drop, plain = Dropout(dropout_p, seed, qkv.device), pos_q is None and dropout_p == 0.0
     with torch.autocast(qkv.device.type, enabled=False):
         for bundle in bundles(Plan.of(tree), heads, width):
-            if bundle.couples and pos_q is None and dropout_p == 0.0:
+            if plain and bundle.couples:
                 couples.attend(bundle, qkv, log_mass, heads, width, scale, mean, total, own)
                 continue
             found = []
@@ -264,14 +264,14 @@ def siblings_backward(
     grad_qkv = qkv.new_empty(nodes + 1, qkv.shape[1])
     grad_pq = None if pos_q is None else qkv.new_empty(nodes + 1, pos_q[0].numel())
     grad_pk = None if pos_k is None else qkv.new_empty(nodes + 1, pos_k[0].numel())
-    drop = Dropout(dropout_p, seed, qkv.device)
+    drop, plain = Dropout(dropout_p, seed, qkv.device), pos_q is None and dropout_p == 0.0
     grad_mean, mean = grad_mean.flatten(1), mean.flatten(1)
     # Absent members, as if they attended to nobody: weights of 2 to the power of -inf.
     lowest = torch.finfo(qkv.dtype).min
     log2_total = ended((total * LOG2_E).clamp(min=lowest), math.inf)
     with torch.autocast(qkv.device.type, enabled=False):
         for bundle in bundles(Plan.of(tree), heads, width):
-            if bundle.couples and pos_q is None and dropout_p == 0.0:
+            if plain and bundle.couples:
                 couples.differentiate(
                     bundle, grad_mean, grad_total, grad_own, total,
                     qkv, heads, width, scale, grad_qkv,
