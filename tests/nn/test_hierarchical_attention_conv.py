@@ -380,7 +380,8 @@ def test_every_parameter_has_a_gradient():
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
-def test_it_compiles_to_one_graph():
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_it_compiles_to_one_graph(dynamic):
     torch._dynamo.reset()
     tree, x = index("forest"), features(index("forest"))
     conv = layer(6, 4, 2, num_levels=2, qk_norm="rms_norm", pos_dim=1, residual=True)
@@ -389,7 +390,7 @@ def test_it_compiles_to_one_graph():
     expected.square().sum().backward()
     grads = [p.grad.clone() for p in conv.parameters()]
     conv.zero_grad()
-    compiled = torch.compile(conv, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(conv, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     out = compiled(x, tree, **arguments)
     out.square().sum().backward()
     assert_close(out, expected)

@@ -163,7 +163,8 @@ class HierarchicalAttentionConv(torch.nn.Module):
         tree = as_tree(tree)
         check_tensor(x, "x", 2)
         check_rows(x, "x", tree)
-        if self.in_channels not in (-1, x.shape[1]):
+        # (`in` does not compare the sizes that torch.compile(dynamic=True) traces)
+        if self.in_channels != -1 and self.in_channels != x.shape[1]:
             raise ValueError(f"Expected 'x' to have {self.in_channels} channels (got {x.shape[1]})")
 
         shape = (-1, self.heads, self.out_channels)

@@ -102,7 +102,7 @@ class HierarchyPooling(torch.nn.Module):
         score = None
         if self.lin_score is not None:
             check_tensor(x, "x", 2)
-            if self.in_channels not in (-1, x.shape[1]):
+            if self.in_channels != -1 and self.in_channels != x.shape[1]:
                 raise ValueError(
                     f"Expected 'x' to have {self.in_channels} channels (got {x.shape[1]})"
                 )
