@@ -36,6 +36,13 @@ def check_tensor(x: Tensor, name: str, dim: int | None = None, like: Tensor | No
         raise ValueError(f"Expected '{name}' to be on {like.device} (got {x.device})")
 
 
+def check_channels(x: Tensor, name: str, channels: int | None) -> None:
+    """So many columns, if they are known (not -1)."""
+    # (`in` does not compare the sizes that torch.compile(dynamic=True) traces)
+    if channels != -1 and channels != x.shape[1]:
+        raise ValueError(f"Expected '{name}' to have {channels} channels (got {x.shape[1]})")
+
+
 def check_rows(x: Tensor, name: str, tree: TreeIndex) -> None:
     """One row a leaf, on the tree's device."""
     if x.dim() == 0 or x.shape[0] != tree.num_leaves:

@@ -148,11 +148,8 @@ class Bundle:
         """``x [T + 1]``, for each head the same: ``[F * heads, b, 1]``."""
         return self._by_block(x.index_select(0, self._index(1, heads, -1, True)), heads, 1)
 
-    def put(
-        self, out: Tensor, x: Tensor | Sequence[Tensor], heads: int, at: int = 0, add: bool = False
-    ) -> None:
-        """Write or add values, a list or :func:`joined`, to ``out [T + 1, at: at + H w]``."""
-        x = x if isinstance(x, Tensor) else joined(x)
+    def put(self, out: Tensor, x: Tensor, heads: int, at: int = 0, add: bool = False) -> None:
+        """Write or add values, :func:`joined`, to ``out [T + 1, at: at + H w]``."""
         width = x.numel() // max(1, self.size * heads)
         if self.start >= 0 and not add:  # one strided copy
             families, size = self.blocks[0].members.shape

@@ -116,9 +116,9 @@ def up_(y: Tensor, plan: Plan, weight: Tensor | None, write: bool = False) -> Te
                 total = segment_sum(y.index_select(0, child) * factor[k0:k1], ptr, None)
             y.index_add_(0, plan.pass_parent[m0:m1], total)
         return y
-    weights = [None] * len(plan.rows) if weight is None else weight.split(plan.rows)
-    for i, below in reversed([*enumerate(y.split(plan.rows))][1:]):
-        level, w = plan.levels[i - 1], weights[i]
+    for level in reversed(plan.levels):
+        rows = slice(level.n0, level.n1)
+        below, w = y[rows], None if weight is None else weight[rows]
         if by_node or w is None:
             add_to_parents(y, level, below, w, write)
         else:

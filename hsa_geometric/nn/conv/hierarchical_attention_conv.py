@@ -9,7 +9,7 @@ from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear
 
 from ...functional import attention_matrix, hierarchical_attention
-from ...functional.checks import as_tree, check_nodes, check_rows, check_tensor
+from ...functional.checks import as_tree, check_channels, check_nodes, check_rows, check_tensor
 from ...tree import TreeIndex
 
 QK_NORMS = (None, "layer_norm", "rms_norm")
@@ -163,9 +163,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
         tree = as_tree(tree)
         check_tensor(x, "x", 2)
         check_rows(x, "x", tree)
-        # (`in` does not compare the sizes that torch.compile(dynamic=True) traces)
-        if self.in_channels != -1 and self.in_channels != x.shape[1]:
-            raise ValueError(f"Expected 'x' to have {self.in_channels} channels (got {x.shape[1]})")
+        check_channels(x, "x", self.in_channels)
 
         shape = (-1, self.heads, self.out_channels)
         q, k = self.lin_query(x).view(shape), self.lin_key(x).view(shape)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear
 
-from ...functional.checks import as_tree, check_tensor
+from ...functional.checks import as_tree, check_channels, check_tensor
 from ...functional.options import check_choice
 from ...functional.pool import REDUCTIONS, pool
 from ...tree import TreeIndex
@@ -102,10 +102,7 @@ class HierarchyPooling(torch.nn.Module):
         score = None
         if self.lin_score is not None:
             check_tensor(x, "x", 2)
-            if self.in_channels != -1 and self.in_channels != x.shape[1]:
-                raise ValueError(
-                    f"Expected 'x' to have {self.in_channels} channels (got {x.shape[1]})"
-                )
+            check_channels(x, "x", self.in_channels)
             _check_heads(x.shape[1], self.heads)
             score = self.lin_score(x)
             x = x.view(x.shape[0], self.heads, -1)
