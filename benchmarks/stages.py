@@ -8,14 +8,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
-from functools import partial
 from unittest.mock import patch
 
 import torch
 from tqdm import tqdm
 
 from hsa_geometric.functional import hierarchical_attention
-from hsa_geometric.kernels import eager
 from hsa_geometric.kernels.eager import attention
 
 from .case import Case
@@ -39,7 +37,7 @@ def stages(shape: str, leaves: int, seconds: float = 2.0) -> dict[str, float]:
     spent: dict[str, float] = defaultdict(float)
 
     def timed(name: str):
-        function = getattr(attention.TORCH, name)
+        function = getattr(attention, name)
 
         def call(*args, **kwargs):
             start = time.perf_counter()
@@ -49,9 +47,8 @@ def stages(shape: str, leaves: int, seconds: float = 2.0) -> dict[str, float]:
 
         return call
 
-    operators = attention.TORCH._replace(**{name: timed(name) for name in STAGES})
-    function = partial(attention.hierarchical_attention, operators=operators)
-    with torch.no_grad(), patch.object(eager, "hierarchical_attention", function):
+    operators = {name: timed(name) for name in STAGES}
+    with torch.no_grad(), patch.multiple(attention, **operators):
         for _ in range(3):
             hierarchical_attention(q, k, v, tree)
         spent.clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,8 @@ from ...tree import TreeIndex
 from .evidence import evidence, inside
 from .operator import NO_GRAD, tree_operator
 from .plan import Plan, accumulator
-from .siblings import siblings
-from .sweeps import CHUNK_ELEMENTS, chunks, scan_down, sweep_leaves, up
+from .siblings import own_mask, siblings
+from .sweeps import CHUNK_ELEMENTS, aggregate, chunks, scan_down, sweep_leaves, up
 
 
 @tree_operator("hsa_geometric::mix")
@@ -37,63 +36,51 @@ def row_dot(a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
-def differentiate(mix: Any, row_dot: Any, up: Any) -> None:
-    """Register the shapes and derivatives of a backend's two operators, by its upward sweep."""
-
-    @mix.register_fake
-    def _(mean, share, v, own, tree):
-        return mean.new_empty(v.shape)
-
-    @row_dot.register_fake
-    def _(a, b):
-        return a.new_empty(a.shape[:-1], dtype=torch.promote_types(a.dtype, b.dtype))
-
-    def setup(ctx, inputs, output) -> None:
-        mean, share, v, own, tree = inputs
-        ctx.save_for_backward(mean, share, v, own, *tree)
-
-    def mix_backward(ctx, grad):
-        mean, share, v, own, *tree = ctx.saved_tensors
-        above = up([grad.flatten(1)], None, tree).unflatten(1, grad.shape[1:])
-        grad_share = row_dot(above, mean)
-        return (
-            torch.mul(above, share.unsqueeze(-1), out=None if torch.is_grad_enabled() else above),
-            grad_share,
-            (grad * own.unsqueeze(-1)).to(v.dtype),
-            row_dot(grad, v),
-            NO_GRAD,
-        )
-
-    def setup_dot(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs)
-
-    def dot_backward(ctx, grad):
-        a, b = ctx.saved_tensors
-        grad = grad.unsqueeze(-1)
-        return (grad * b).to(a.dtype), (grad * a).to(b.dtype)
-
-    mix.register_autograd(mix_backward, setup_context=setup)
-    row_dot.register_autograd(dot_backward, setup_context=setup_dot)
+@mix.register_fake
+def _(mean, share, v, own, tree):
+    return mean.new_empty(v.shape)
 
 
-differentiate(mix, row_dot, up)
+@row_dot.register_fake
+def _(a, b):
+    return a.new_empty(a.shape[:-1], dtype=torch.promote_types(a.dtype, b.dtype))
 
 
-class Operators(NamedTuple):
-    """What a backend computes with; the operators named so in this package define each.
-
-    ``seed_device`` is where the seed of dropout is drawn; None is where the queries are.
-    """
-
-    up: Callable[..., Any] = up
-    siblings: Callable[..., Any] = siblings
-    evidence: Callable[..., Any] = evidence
-    scan_down: Callable[..., Any] = scan_down
-    mix: Callable[..., Any] = mix
-    seed_device: str | None = "cpu"
+def _setup(ctx, inputs, output) -> None:
+    mean, share, v, own, tree = inputs
+    ctx.save_for_backward(mean, share, v, own, *tree)
 
 
-TORCH = Operators()
+def _mix_backward(ctx, grad):
+    mean, share, v, own, *tree = ctx.saved_tensors
+    above = up([grad.flatten(1)], None, tree).unflatten(1, grad.shape[1:])
+    grad_share = row_dot(above, mean)
+    return (
+        torch.mul(above, share.unsqueeze(-1), out=None if torch.is_grad_enabled() else above),
+        grad_share,
+        (grad * own.unsqueeze(-1)).to(v.dtype),
+        row_dot(grad, v),
+        NO_GRAD,
+    )
+
+
+def _setup_dot(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _dot_backward(ctx, grad):
+    a, b = ctx.saved_tensors
+    grad = grad.unsqueeze(-1)
+    return (grad * b).to(a.dtype), (grad * a).to(b.dtype)
+
+
+mix.register_autograd(_mix_backward, setup_context=_setup)
+row_dot.register_autograd(_dot_backward, setup_context=_setup_dot)
+
+
+def draw_seed(device: torch.device) -> Tensor:
+    """A seed for dropout, on the CPU."""
+    return torch.randint(1 << 62, (), dtype=torch.long)
 
 
 def proportions(total: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,6 +97,66 @@ def unit_mass(tree: TreeIndex, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return plan.once(("unit mass", dtype), lambda: proportions(tree.count.to(dtype), tree.up))
 
 
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pos_q: Tensor | None,
+    pos_k: Tensor | None,
+    temperature: Tensor | None,
+    bias: Tensor | None,
+    weight: Tensor,
+    log_mass: Tensor,
+    scale: float,
+    self_loop: bool,
+    dropout_p: float,
+    seed: Tensor | None,
+    num_trees: int,
+    tree: list[Tensor],
+    positive: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Output ``[N, H, Dv]`` and log evidence ``[trees, H]``, from node values in storage order.
+
+    :obj:`positive` says that no mass is 0.
+    """
+    up_to, leaf, *_ = tree
+    qkv = up([q.flatten(1), k.flatten(1), v.flatten(1)], weight, tree)
+    if temperature is not None:
+        temperature = temperature.unsqueeze(-1)
+        queries, rest = qkv.tensor_split([q[0].numel()], dim=1)
+        queries = queries.unflatten(1, q.shape[1:]) * temperature
+        qkv = torch.cat([queries.flatten(1), rest], dim=1)
+        pos_q = None if pos_q is None else pos_q * temperature
+    if bias is not None:  # one more position feature, which every sibling has as 1
+        bias = bias.unsqueeze(-1)
+        one = torch.ones_like(bias)
+        pos_q = bias if pos_q is None else torch.cat([pos_q, bias], -1)
+        pos_k = one if pos_k is None else torch.cat([pos_k, one], -1)
+
+    average, sibling, own = siblings(
+        qkv, pos_q, pos_k, log_mass, *q.shape[1:], scale, dropout_p, seed, tree
+    )
+    del qkv  # the largest of all; without gradients what follows may have its memory
+    if bias is not None:
+        own = own - bias.squeeze(-1)
+    own = own.index_select(0, leaf)
+    own = own if self_loop else torch.full_like(own, -math.inf)
+    f = evidence(own, sibling, weight, None if positive else log_mass, tree)
+
+    # W_A = W_parent g_A down the tree, W_root = g_root: 1 unless a tree holds no evidence at all.
+    keep = inside(f, sibling)
+    top = F.pad(keep[:num_trees], (0, 0, 0, f.shape[0] - num_trees))
+    reach = scan_down(top, keep, tree)
+    share = reach.index_select(0, up_to) * (1.0 - keep)
+    alone = reach.index_select(0, leaf)
+    if seed is not None:
+        alone = alone * own_mask(dropout_p, seed, alone, leaf)
+    return mix(average, share, v, alone, tree), f[:num_trees]
+
+
+Attend = Callable[..., tuple[Tensor, Tensor]]
+
+
 def hierarchical_attention(
     q: Tensor,
     k: Tensor,
@@ -124,56 +171,27 @@ def hierarchical_attention(
     bias: Tensor | None = None,
     self_loop: bool = True,
     dropout_p: float = 0.0,
-    operators: Operators = TORCH,
+    attend: Attend = attend,
+    aggregate: Callable[[Tensor, list[Tensor]], Tensor] = aggregate,
+    draw_seed: Callable[[torch.device], Tensor] = draw_seed,
 ) -> tuple[Tensor, Tensor]:
-    """Output ``[N, H, Dv]`` and log evidence ``[trees, H]``; arguments are already checked."""
-    dtype, tensors, device = accumulator(q.dtype), tree.tensors, q.device
+    """Output ``[N, H, Dv]`` and log evidence ``[trees, H]``; arguments are already checked.
+
+    The last three are a backend's: what attends, sums over subtrees, and draws dropout's seed.
+    """
+    dtype = accumulator(q.dtype)
     if mass is None:
         weight, log_mass = unit_mass(tree, dtype)
     else:
-        total = operators.up([mass.detach().to(dtype).unsqueeze(1)], None, tensors).squeeze(1)
+        total = aggregate(mass.detach().to(dtype), tree.tensors)
         weight, log_mass = proportions(total, tree.up)
-    seen = None if mass is None else (mass > 0).view(-1, 1, 1)
-
-    if seen is not None:  # padding may hold anything, and its means are 0
+        seen = (mass > 0).view(-1, 1, 1)  # padding may hold anything, and its means are 0
         q, k, v = (torch.where(seen, x, 0) for x in (q, k, v))
-    qkv = operators.up([q.flatten(1), k.flatten(1), v.flatten(1)], weight, tensors)
-    if pos_q is not None and pos_k is not None:
-        pos_q, pos_k = pos_q.to(dtype)[tree.order], pos_k.to(dtype)[tree.order]
-    if temperature is not None:
-        temperature = temperature.to(dtype)[tree.order].unsqueeze(-1)
-        queries, rest = qkv.tensor_split([q[0].numel()], dim=1)
-        queries = queries.unflatten(1, q.shape[1:]) * temperature
-        qkv = torch.cat([queries.flatten(1), rest], dim=1)
-        pos_q = None if pos_q is None else pos_q * temperature
-    if bias is not None:  # one more position feature, which every sibling has as 1
-        bias = bias.to(dtype)[tree.order].unsqueeze(-1)
-        one = torch.ones_like(bias)
-        pos_q = bias if pos_q is None else torch.cat([pos_q, bias], -1)
-        pos_k = one if pos_k is None else torch.cat([pos_k, one], -1)
-
-    seed = None
-    if dropout_p > 0.0:
-        where = operators.seed_device or device
-        seed = torch.randint(1 << 62, (), dtype=torch.long, device=where)
-    average, sibling, own = operators.siblings(
-        qkv, pos_q, pos_k, log_mass, *q.shape[1:], scale, dropout_p, seed, tensors
+    of_nodes = (
+        None if x is None else x.to(dtype)[tree.order] for x in (pos_q, pos_k, temperature, bias)
     )
-    del qkv  # the largest of all; without gradients what follows may have its memory
-    if bias is not None:
-        own = own - bias.squeeze(-1)
-    if self_loop:
-        own = own.index_select(0, tree.leaf)
-    else:
-        own = own.new_full((tree.num_leaves, 1), -math.inf)
-    own = own.expand(-1, q.shape[1])
-    f = operators.evidence(own, sibling, weight, None if mass is None else log_mass, tensors)
-
-    # W_A = W_parent g_A down the tree, W_root = g_root: 1 unless a tree holds no evidence at all.
-    keep = inside(f, sibling)
-    top = F.pad(keep[: tree.num_trees], (0, 0, 0, tree.num_nodes - tree.num_trees))
-    reach = operators.scan_down(top, keep, tensors)
-    share = reach.index_select(0, tree.up) * (1.0 - keep)
-    alone = reach.index_select(0, tree.leaf)
-    alone = F.dropout(alone, dropout_p) if dropout_p > 0.0 else alone
-    return operators.mix(average, share, v, alone, tensors), f[: tree.num_trees]
+    seed = draw_seed(q.device) if dropout_p > 0.0 else None
+    return attend(
+        q, k, v, *of_nodes, weight, log_mass, scale, self_loop, dropout_p, seed,
+        tree.num_trees, tree.tensors, positive=mass is None,
+    )  # fmt: skip

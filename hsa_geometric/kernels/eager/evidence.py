@@ -9,7 +9,6 @@ A weight of 0 hides its term even if that is −∞, and a node of mass 0 has f 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,28 +68,25 @@ def inside(f: Tensor, sibling: Tensor) -> Tensor:
     return torch.sigmoid(torch.where(f.isneginf(), f, f - sibling))
 
 
-def differentiate(evidence: Any, scan_down: Any) -> None:
-    """Register the shape and the derivative of a backend's operator, by its downward sweep."""
-
-    @evidence.register_fake
-    def _(leaf_f, sibling, weight, log_mass, tree):
-        return sibling.new_empty(sibling.shape)
-
-    def setup(ctx, inputs, output) -> None:
-        _, sibling, weight, _, tree = inputs
-        ctx.save_for_backward(output, sibling, weight, *tree)
-
-    def backward(ctx, grad):
-        f, sibling, weight, *tree = ctx.saved_tensors
-        keep, weight = inside(f, sibling), weight.unsqueeze(1)
-        # d f_root / d f_A is a product of w g along the path: the downward sweep once more.
-        grad = scan_down(grad.contiguous(), weight * keep, tree)
-        grad_sibling = grad.index_select(0, tree[0]) * weight * (1 - keep)
-        return (
-            grad.index_select(0, tree[1]), below_root(grad_sibling, tree), None, None, NO_GRAD
-        )  # fmt: skip
-
-    evidence.register_autograd(backward, setup_context=setup)
+@evidence.register_fake
+def _(leaf_f, sibling, weight, log_mass, tree):
+    return sibling.new_empty(sibling.shape)
 
 
-differentiate(evidence, scan_down)
+def _setup(ctx, inputs, output) -> None:
+    _, sibling, weight, _, tree = inputs
+    ctx.save_for_backward(output, sibling, weight, *tree)
+
+
+def _backward(ctx, grad):
+    f, sibling, weight, *tree = ctx.saved_tensors
+    keep, weight = inside(f, sibling), weight.unsqueeze(1)
+    # d f_root / d f_A is a product of w g along the path: the downward sweep once more.
+    grad = scan_down(grad.contiguous(), weight * keep, tree)
+    grad_sibling = grad.index_select(0, tree[0]) * weight * (1 - keep)
+    return (
+        grad.index_select(0, tree[1]), below_root(grad_sibling, tree), None, None, NO_GRAD
+    )  # fmt: skip
+
+
+evidence.register_autograd(_backward, setup_context=_setup)

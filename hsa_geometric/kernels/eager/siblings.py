@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,9 @@ from . import couples
 from .blocks import FEWEST_PRODUCTS, Block, Bundle, bundles, joined, pieces
 from .operator import NO_GRAD, tree_operator
 from .plan import Plan
+
+if TYPE_CHECKING:
+    from ..triton.dropout import CountedDropout
 
 LOG2_E, LN_2 = math.log2(math.e), math.log(2)
 
@@ -112,7 +115,16 @@ class Dropout:
         if p > 0.0 and seed is not None:
             self.generator = torch.Generator(device).manual_seed(int(seed))
 
-    def mask(self, x: Operands) -> Tensor | None:
+    @classmethod
+    def of(cls, p: float, seed: Tensor | None, device: torch.device) -> Dropout | CountedDropout:
+        """The masks of a seed; of a seed ``[1]`` those of the Triton backend's kernels."""
+        if seed is None or not counted(seed):
+            return cls(p, seed, device)
+        from ..triton.dropout import CountedDropout
+
+        return CountedDropout(p, seed)
+
+    def mask(self, block: Block, x: Operands, start: int) -> Tensor | None:
         """Zeros, and elsewhere 1 / (1 − p), for the logits of a piece; None to drop nothing."""
         if self.generator is None:
             return None
@@ -121,14 +133,23 @@ class Dropout:
         return (draw >= self.p).to(x.q.dtype) * kept_scale(self.p)
 
 
+def counted(seed: Tensor) -> bool:
+    """Whether the seed is of masks that depend on the pair alone, as the Triton backend's do."""
+    return seed.dim() == 1
+
+
+def own_mask(p: float, seed: Tensor, like: Tensor, leaf: Tensor) -> Tensor:
+    """Zeros, and elsewhere 1 / (1 − p), for the own weights ``like [N, H]`` of leaves."""
+    if not counted(seed):
+        return F.dropout(torch.ones_like(like), p)
+    from ..triton.dropout import CountedDropout
+
+    return CountedDropout(p, seed).own(leaf, like)
+
+
 def kept_scale(p: float) -> float:
     """By what dropout multiplies the weights that it keeps."""
     return 1.0 / max(1.0 - p, 1e-30)
-
-
-# The dropout mask of a block's piece from a query on; and what makes one from p and the seed.
-Mask = Callable[[Block, Operands, int], Tensor | None]
-MaskOf = Callable[[float, Tensor | None], Mask]
 
 
 class Sums(NamedTuple):
@@ -216,18 +237,19 @@ def siblings(
     log2_mass = log_mass * LOG2_E
     mean = qkv.new_empty(nodes + 1, qkv.shape[1] - 2 * heads * width)
     total, own = qkv.new_empty(nodes + 1, heads), qkv.new_empty(nodes + 1, heads)
-    drop, plain = Dropout(dropout_p, seed, qkv.device), pos_q is None and dropout_p == 0.0
+    drop, plain = Dropout.of(dropout_p, seed, qkv.device), pos_q is None and dropout_p == 0.0
     with torch.autocast(qkv.device.type, enabled=False):
         for bundle in bundles(Plan.of(tree), heads, width):
             if plain and bundle.couples:
                 couples.attend(bundle, qkv, log_mass, heads, width, scale, mean, total, own)
                 continue
             found = []
-            for every in operands(bundle, qkv, pos_q, pos_k, log2_mass, heads, width):
+            read = operands(bundle, qkv, pos_q, pos_k, log2_mass, heads, width)
+            for block, every in zip(bundle.blocks, read, strict=True):
                 whole = Whole(every.k.shape[1])
                 for start, stop in pieces(heads, every.k.shape[1]):
                     x = every.queries(start, stop)
-                    whole.add(start, stop, attend(x, start, scale, drop.mask(x)))
+                    whole.add(start, stop, attend(x, start, scale, drop.mask(block, x, start)))
                 found.append(whole.results())
             m, s, o = divided(Sums(*(joined(x) for x in zip(*found, strict=True))))
             bundle.put(mean, m, heads)
@@ -264,7 +286,7 @@ def siblings_backward(
     grad_qkv = qkv.new_empty(nodes + 1, qkv.shape[1])
     grad_pq = None if pos_q is None else qkv.new_empty(nodes + 1, pos_q[0].numel())
     grad_pk = None if pos_k is None else qkv.new_empty(nodes + 1, pos_k[0].numel())
-    drop, plain = Dropout(dropout_p, seed, qkv.device), pos_q is None and dropout_p == 0.0
+    drop, plain = Dropout.of(dropout_p, seed, qkv.device), pos_q is None and dropout_p == 0.0
     grad_mean, mean = grad_mean.flatten(1), mean.flatten(1)
     # Absent members, as if they attended to nobody: weights of 2 to the power of -inf.
     lowest = torch.finfo(qkv.dtype).min
@@ -281,7 +303,9 @@ def siblings_backward(
             given = [bundle.take(x, heads) for x in (grad_mean, mean, grad_own, grad_total)]
             given.append(bundle.take(log2_total, heads, ended=True))
             read = operands(bundle, qkv, pos_q, pos_k, log_mass, heads, width)
-            for every, by_mean, m, by_own, by_total, top in zip(read, *given, strict=True):
+            for block, every, by_mean, m, by_own, by_total, top in zip(
+                bundle.blocks, read, *given, strict=True
+            ):
                 top = top.transpose(1, 2)
                 # What every logit of a row shares.
                 shared = by_total - (by_mean * m).sum(-1, keepdim=True)
@@ -289,7 +313,7 @@ def siblings_backward(
                 whole = Whole(every.k.shape[1])
                 for start, stop in pieces(heads, every.k.shape[1]):
                     x, g = every.queries(start, stop), by_mean[:, start:stop]
-                    mask = drop.mask(x)
+                    mask = drop.mask(block, x, start)
                     p, factor = products(x, scale)
                     p = torch.add(x.bias, p, alpha=factor, out=p)
                     p.diagonal(-start, 1, 2).fill_(-math.inf)
@@ -339,12 +363,10 @@ def siblings_double_backward(
     dropout_p: float,
     seed: Tensor | None,
     tree: list[Tensor],
-    mask: Mask | None = None,
 ) -> list[Tensor]:
     """The vector-Jacobian product of :func:`siblings_backward`, piece by piece by autograd.
 
-    Runs where autograd does, not inside an operator, and so has derivatives of its own. A backend
-    with dropout masks of its own gives the :obj:`mask` of a block's piece from a query on.
+    Runs where autograd does, not inside an operator, and so has derivatives of its own.
     """
     again = torch.is_grad_enabled()
     log_mass = ended(log_mass * LOG2_E, -math.inf)
@@ -354,11 +376,7 @@ def siblings_double_backward(
     by_pos_q, by_pos_k = grads[1:] or (None, None)
     result = [torch.zeros_like(x) for x in given]
     result += [x.new_zeros(x.shape[0] + 1, *x.shape[1:]) for x in [qkv, *position]]
-    if mask is None:
-        drop = Dropout(dropout_p, seed, qkv.device)
-
-        def mask(block: Block, x: Operands, start: int) -> Tensor | None:
-            return drop.mask(x)
+    drop = Dropout.of(dropout_p, seed, qkv.device)
 
     def leaf(x: Tensor) -> Tensor:
         return x if again and x.requires_grad else x.detach().requires_grad_()
@@ -372,7 +390,7 @@ def siblings_double_backward(
             x = x.queries(start, stop)
             x = x._replace(**{n: leaf(getattr(x, n)) for n in read})
             inputs = [getattr(x, n) for n in read]
-            outputs = divided(attend(x, start, scale, mask(block, x, start)))
+            outputs = divided(attend(x, start, scale, drop.mask(block, x, start)))
             given = [mean, *(y.squeeze(2) for y in rest)]
             first = torch.autograd.grad(outputs, inputs, given, create_graph=True)
             by = by.queries(start, stop)
@@ -414,56 +432,48 @@ def siblings_double_backward(
     return [x[:-1].view_as(y) for x, y in zip(result, like, strict=True)]
 
 
-def differentiate(siblings: Any, siblings_backward: Any, mask: MaskOf | None = None) -> None:
-    """Register the shapes and derivatives of a backend's two operators.
-
-    Args:
-        siblings: the operator.
-        siblings_backward: the operator for its gradients.
-        mask: makes the ``mask`` of :func:`siblings_double_backward` from p and the seed.
-    """
-
-    @siblings.register_fake
-    def _(qkv, pos_q, pos_k, log_mass, heads, width, *rest):
-        mean = qkv.new_empty(qkv.shape[0], heads, qkv.shape[1] // heads - 2 * width)
-        return mean, qkv.new_empty(mean.shape[:2]), qkv.new_empty(mean.shape[:2])
-
-    @siblings_backward.register_fake
-    def _(grad_mean, grad_total, grad_own, mean, total, qkv, pos_q, pos_k, *rest):
-        empty = [qkv.new_empty(0) if x is None else x.new_empty(x.shape) for x in (pos_q, pos_k)]
-        return qkv.new_empty(qkv.shape), *empty
-
-    def setup(ctx, inputs, output) -> None:
-        qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree = inputs
-        ctx.save_for_backward(*output[:2], qkv, pos_q, pos_k, log_mass, seed, *tree)
-
-    def backward(ctx, *given):
-        mean, total, qkv, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
-        grad_qkv, grad_pq, grad_pk = siblings_backward(
-            *given, mean, total, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree
-        )
-        position = (None, None) if pos_q is None else (grad_pq, grad_pk)
-        return grad_qkv, *position, *[None] * 6, NO_GRAD
-
-    def setup_backward(ctx, inputs, output) -> None:
-        gm, gt, go, _, _, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree = inputs
-        ctx.save_for_backward(gm, gt, go, qkv, pos_q, pos_k, log_mass, seed, *tree)
-
-    def backward_of_backward(ctx, *grads):
-        gm, gt, go, qkv, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
-        pairs = zip(grads, (qkv, pos_q, pos_k), strict=True)
-        grads = [torch.zeros_like(x) if g is None else g for g, x in pairs if x is not None]
-        *_, dropout_p = ctx.options
-        ggm, ggt, ggo, *rest = siblings_double_backward(
-            grads, gm, gt, go, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree,
-            mask=None if mask is None else mask(dropout_p, seed),
-        )  # fmt: skip
-        # mean and total are functions of qkv: their share is already in `rest`.
-        rest += [None] * (3 - len(rest))
-        return ggm, ggt, ggo, None, None, *rest, *[None] * 6, NO_GRAD
-
-    siblings.register_autograd(backward, setup_context=setup)
-    siblings_backward.register_autograd(backward_of_backward, setup_context=setup_backward)
+@siblings.register_fake
+def _(qkv, pos_q, pos_k, log_mass, heads, width, *rest):
+    mean = qkv.new_empty(qkv.shape[0], heads, qkv.shape[1] // heads - 2 * width)
+    return mean, qkv.new_empty(mean.shape[:2]), qkv.new_empty(mean.shape[:2])
 
 
-differentiate(siblings, siblings_backward)
+@siblings_backward.register_fake
+def _(grad_mean, grad_total, grad_own, mean, total, qkv, pos_q, pos_k, *rest):
+    empty = [qkv.new_empty(0) if x is None else x.new_empty(x.shape) for x in (pos_q, pos_k)]
+    return qkv.new_empty(qkv.shape), *empty
+
+
+def _setup(ctx, inputs, output) -> None:
+    qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree = inputs
+    ctx.save_for_backward(*output[:2], qkv, pos_q, pos_k, log_mass, seed, *tree)
+
+
+def _backward(ctx, *given):
+    mean, total, qkv, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
+    grad_qkv, grad_pq, grad_pk = siblings_backward(
+        *given, mean, total, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree
+    )
+    position = (None, None) if pos_q is None else (grad_pq, grad_pk)
+    return grad_qkv, *position, *[None] * 6, NO_GRAD
+
+
+def _setup_backward(ctx, inputs, output) -> None:
+    gm, gt, go, _, _, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree = inputs
+    ctx.save_for_backward(gm, gt, go, qkv, pos_q, pos_k, log_mass, seed, *tree)
+
+
+def _backward_of_backward(ctx, *grads):
+    gm, gt, go, qkv, pos_q, pos_k, log_mass, seed, *tree = ctx.saved_tensors
+    pairs = zip(grads, (qkv, pos_q, pos_k), strict=True)
+    grads = [torch.zeros_like(x) if g is None else g for g, x in pairs if x is not None]
+    ggm, ggt, ggo, *rest = siblings_double_backward(
+        grads, gm, gt, go, qkv, pos_q, pos_k, log_mass, *ctx.options, seed, tree
+    )  # fmt: skip
+    # mean and total are functions of qkv: their share is already in `rest`.
+    rest += [None] * (3 - len(rest))
+    return ggm, ggt, ggo, None, None, *rest, *[None] * 6, NO_GRAD
+
+
+siblings.register_autograd(_backward, setup_context=_setup)
+siblings_backward.register_autograd(_backward_of_backward, setup_context=_setup_backward)

@@ -279,70 +279,74 @@ def scan_down(x: Tensor, weight: Tensor, tree: list[Tensor]) -> Tensor:
     return sweep_down(x, Plan.of(tree), weight)
 
 
-def differentiate(up: Any, down: Any, scan_up: Any, scan_down: Any) -> None:
-    """Register the shapes and derivatives of a backend's four sweeps, by each other."""
+@up.register_fake
+def _(xs, weight, tree):
+    width = sum(x.shape[1] for x in xs)
+    return xs[0].new_empty(tree[0].shape[0], width, dtype=accumulator(xs[0].dtype))
 
-    @up.register_fake
-    def _(xs, weight, tree):
-        width = sum(x.shape[1] for x in xs)
-        return xs[0].new_empty(tree[0].shape[0], width, dtype=accumulator(xs[0].dtype))
 
-    @down.register_fake
-    def _(z, weight, tree):
-        return z.new_empty(tree[1].shape[0], z.shape[1], dtype=accumulator(z.dtype))
+@down.register_fake
+def _(z, weight, tree):
+    return z.new_empty(tree[1].shape[0], z.shape[1], dtype=accumulator(z.dtype))
 
-    @scan_up.register_fake
-    @scan_down.register_fake
-    def _(x, weight, tree):
-        return x.new_empty(x.shape)
 
-    def save_constants(ctx, inputs, output) -> None:
-        xs, weight, tree = inputs
-        ctx.weighted = weight is not None
-        xs = xs if isinstance(xs, list) else [xs]
-        ctx.widths, ctx.dtypes = [x.shape[1] for x in xs], [x.dtype for x in xs]
-        ctx.save_for_backward(*(() if weight is None else (weight,)), *tree)
+@scan_up.register_fake
+@scan_down.register_fake
+def _(x, weight, tree):
+    return x.new_empty(x.shape)
 
-    def constants(ctx) -> tuple[Tensor | None, list[Tensor]]:
-        saved = list(ctx.saved_tensors)
-        return (saved[0], saved[1:]) if ctx.weighted else (None, saved)
 
-    def up_backward(ctx, grad):
-        weight, tree = constants(ctx)
-        parts = down(grad.contiguous(), weight, tree).split(ctx.widths, dim=1)
-        return [x.to(d) for x, d in zip(parts, ctx.dtypes, strict=True)], None, NO_GRAD
+def _save_constants(ctx, inputs, output) -> None:
+    xs, weight, tree = inputs
+    ctx.weighted = weight is not None
+    xs = xs if isinstance(xs, list) else [xs]
+    ctx.widths, ctx.dtypes = [x.shape[1] for x in xs], [x.dtype for x in xs]
+    ctx.save_for_backward(*(() if weight is None else (weight,)), *tree)
 
-    def down_backward(ctx, grad):
-        weight, tree = constants(ctx)
-        return up([grad.contiguous()], weight, tree).to(ctx.dtypes[0]), None, NO_GRAD
 
-    def save_scan(ctx, inputs, output) -> None:
-        _, weight, tree = inputs
-        ctx.save_for_backward(output, weight, *tree)
+def _constants(ctx) -> tuple[Tensor | None, list[Tensor]]:
+    saved = list(ctx.saved_tensors)
+    return (saved[0], saved[1:]) if ctx.weighted else (None, saved)
 
-    def scan_up_backward(ctx, grad):
-        y, weight, *tree = ctx.saved_tensors
-        grad = scan_down(grad.contiguous(), weight, tree)
-        return grad, below_root(y * grad.index_select(0, tree[0]), tree), NO_GRAD
 
-    def scan_down_backward(ctx, grad):
-        z, weight, *tree = ctx.saved_tensors
-        grad = scan_up(grad.contiguous(), weight, tree)
-        return grad, below_root(grad * z.index_select(0, tree[0]), tree), NO_GRAD
+def _up_backward(ctx, grad):
+    weight, tree = _constants(ctx)
+    parts = down(grad.contiguous(), weight, tree).split(ctx.widths, dim=1)
+    return [x.to(d) for x, d in zip(parts, ctx.dtypes, strict=True)], None, NO_GRAD
 
-    up.register_autograd(up_backward, setup_context=save_constants)
-    down.register_autograd(down_backward, setup_context=save_constants)
-    scan_up.register_autograd(scan_up_backward, setup_context=save_scan)
-    scan_down.register_autograd(scan_down_backward, setup_context=save_scan)
+
+def _down_backward(ctx, grad):
+    weight, tree = _constants(ctx)
+    return up([grad.contiguous()], weight, tree).to(ctx.dtypes[0]), None, NO_GRAD
+
+
+def _save_scan(ctx, inputs, output) -> None:
+    _, weight, tree = inputs
+    ctx.save_for_backward(output, weight, *tree)
+
+
+def _scan_up_backward(ctx, grad):
+    y, weight, *tree = ctx.saved_tensors
+    grad = scan_down(grad.contiguous(), weight, tree)
+    return grad, below_root(y * grad.index_select(0, tree[0]), tree), NO_GRAD
+
+
+def _scan_down_backward(ctx, grad):
+    z, weight, *tree = ctx.saved_tensors
+    grad = scan_up(grad.contiguous(), weight, tree)
+    return grad, below_root(grad * z.index_select(0, tree[0]), tree), NO_GRAD
+
+
+up.register_autograd(_up_backward, setup_context=_save_constants)
+down.register_autograd(_down_backward, setup_context=_save_constants)
+scan_up.register_autograd(_scan_up_backward, setup_context=_save_scan)
+scan_down.register_autograd(_scan_down_backward, setup_context=_save_scan)
 
 
 def below_root(x: Tensor, tree: list[Tensor]) -> Tensor:
     """Zero where there is no edge: a root is stored as its own parent."""
     up = tree[0]
     return x.masked_fill((up == torch.arange(up.shape[0], device=up.device)).unsqueeze(1), 0.0)
-
-
-differentiate(up, down, scan_up, scan_down)
 
 
 def aggregate(x: Tensor, tree: list[Tensor]) -> Tensor:

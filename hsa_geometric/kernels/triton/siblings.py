@@ -1,12 +1,10 @@
 r"""Attention within all families at once, one launch for all levels.
 
-The operators of :mod:`hsa_geometric.kernels.eager.siblings`, with their arguments and results:
-``triton_siblings`` and ``triton_siblings_backward``. Tiles of queries run over the keys of their
-families with a running log-sum-exp, so a family of any size takes :math:`O(b)` memory, and the
-backward recomputes the weights from S. Sums are taken in the dtype of ``qkv``, float32 or float64,
-products without TF32. Nothing is added atomically: equal input gives equal bits.
-
-Second derivatives go through the torch backend, piece by piece.
+Tiles of queries run over the keys of their families with a running log-sum-exp, so a family of any
+size takes :math:`O(b)` memory, and the backward recomputes the weights from S. Sums are taken in
+float32 or float64. Products of float32 rows are exact to float32; of rows in half precision, which
+TF32 holds without rounding, they go to tensor cores. Nothing is added atomically: equal input gives
+equal bits.
 """
 
 from __future__ import annotations
@@ -16,30 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..eager.blocks import Block
-from ..eager.operator import tree_operator
 from ..eager.plan import Plan
-from ..eager.siblings import Operands, differentiate, kept_scale
+from . import places
 from ._jit import cover, launch, load, power_of_two
-
-# Positions and offsets are int32 below this number of entries.
-INT32_LIMIT = 1 << 31
+from .call import Call
+from .scalars import Gradients
 
 # Queries and keys of a tile. Larger ones spill registers: products in full float32 are no work for
 # tensor cores.
 SMALL_TILE, LARGE_TILE = 16, 32
-
-
-def segments(plan: Plan) -> tuple[Tensor, Tensor]:
-    """Start and end ``[T]`` of the family of the node at each position; of a root, an empty one."""
-    position = torch.arange(plan.num_nodes, device=plan.up.device)
-    family = torch.searchsorted(plan.family_ptr, position[plan.num_roots :], right=True)
-    roots = position[: plan.num_roots]
-    starts = torch.cat([roots, plan.family_ptr[family - 1]])
-    ends = torch.cat([roots, plan.family_ptr[family]])
-    if position.shape[0] < INT32_LIMIT:
-        starts, ends = starts.int(), ends.int()
-    return starts, ends
 
 
 def tile_size(plan: Plan, width: int) -> int:
@@ -51,155 +34,104 @@ def tile_size(plan: Plan, width: int) -> int:
     return SMALL_TILE if pairs <= SMALL_TILE * nodes or width > 64 else LARGE_TILE
 
 
-class Launch:
-    """What all kernels of one call have in common."""
+def padded(width: int) -> int:
+    """The next power of two, of which Triton multiplies 16 at least."""
+    return max(16, power_of_two(width))
 
-    def __init__(
-        self,
-        qkv: Tensor,
-        pos_q: Tensor | None,
-        pos_k: Tensor | None,
-        log_mass: Tensor,
-        heads: int,
-        width: int,
-        scale: float,
-        dropout_p: float,
-        seed: Tensor | None,
-        tree: list[Tensor],
-    ):
-        if qkv.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"Expected 'qkv' to be float32 or float64 (got {qkv.dtype})")
-        plan, kernels = Plan.of(tree), load("siblings_kernels")
-        self.kernels, self.qkv, self.heads = kernels, qkv, heads
-        values = qkv.shape[1] // heads - 2 * width
-        features = 0 if pos_q is None else pos_q.shape[-1]
+
+class Tiles:
+    """What the three kernels of one call have in common."""
+
+    def __init__(self, x: Call, means: Tensor):
+        plan, where = x.plan, x.places
+        width, values = x.q.shape[2], x.v.shape[2]
+        features = 0 if x.pos_q is None else x.pos_q.shape[2]
         widest = max(padded(width), padded(values))
-        tile = tile_size(plan, widest)
-        shift = -plan.num_roots % tile
-        nodes = qkv.shape[0]
-        self.grid = (cover(nodes + shift, tile) * heads,)
-        if dropout_p > 0.0 and seed is not None:
-            seed = seed.to(qkv.device)
+        self.call, self.nodes, self.kernels = x, plan.num_nodes, load("siblings_kernels")
+        self.tile = tile_size(plan, widest)
+        self.shift = -plan.num_roots % self.tile
+        optional = (x.pos_q, x.pos_k, x.temperature, x.bias)
         self.tensors = [
-            qkv.contiguous(),
-            *(qkv if x is None else x.contiguous() for x in (pos_q, pos_k)),
-            log_mass.contiguous(),
-            *plan.once("segments", lambda: segments(plan)),
-            plan.leaf if seed is None else seed,
+            *(x.q, x.k, x.v, means),
+            *(x.log_mass if y is None else y for y in optional),
+            *(x.log_mass, where.source, where.starts, where.ends),
+            plan.leaf if x.seed is None else x.seed,
         ]
-        high = float(torch.tensor(scale, dtype=torch.float32))
-        self.scalars = [nodes, shift, high, scale - high, dropout_p, kept_scale(dropout_p)]
+        high = float(torch.tensor(x.scale, dtype=torch.float32))
+        self.scalars = [self.shift, high, x.scale - high, *x.dropout]
+        halves = all(y.dtype in (torch.float16, torch.bfloat16) for y in (x.q, x.k, x.v))
+        row = x.heads * max(2 * width + values, features)
         self.meta: dict[str, Any] = {
-            "HEADS": heads,
+            "HEADS": x.heads,
             "D": width,
             "V": values,
             "P": features,
             "D_PAD": padded(width),
             "V_PAD": padded(values),
             "P_PAD": padded(features),
-            "BLOCK": tile,
-            "DROPOUT": dropout_p > 0.0,
-            "WIDE": nodes * max(qkv.shape[1], heads * features) >= INT32_LIMIT,
+            "BLOCK": self.tile,
+            "TEMPERATURE": x.temperature is not None,
+            "BIAS": x.bias is not None,
+            "SELF_LOOP": x.self_loop,
+            "DROPOUT": x.dropout_p > 0.0,
+            "WIDE": self.nodes * row >= places.INT32_LIMIT,
+            "PRECISION": "tf32" if halves else "ieee",
             # So that compiled for an H100 the float32 kernels spill few registers or none.
-            "num_warps": min(8, tile * widest // 256),
+            "num_warps": min(8, self.tile * widest // 256),
             "num_stages": 2 if widest <= 64 else 1,
         }
 
-    def __call__(self, name: str, *tensors: Tensor | None) -> None:
-        """Launch the kernel :obj:`name`; those of :obj:`tensors` that are None it does not use."""
-        given = [self.qkv if x is None else x for x in tensors]
+    def run(self, name: str, start: int, stop: int, *tensors: Tensor | None, **meta: Any) -> None:
+        """Launch the kernel :obj:`name` for positions ``start:stop``.
+
+        Those of :obj:`tensors` that are None it does not use.
+        """
+        first = (start + self.shift) // self.tile
+        tiles = cover(stop + self.shift, self.tile) - first
         launch(
-            getattr(self.kernels, name),
-            self.grid, self.qkv.device, *self.tensors, *given, *self.scalars, **self.meta,
+            getattr(self.kernels, name), (tiles * self.call.heads,), self.call.q.device,
+            *self.tensors, *(self.call.q if x is None else x for x in tensors),
+            self.nodes, first, *self.scalars, **self.meta, **meta,
         )  # fmt: skip
 
 
-def padded(width: int) -> int:
-    """The next power of two, of which Triton multiplies 16 at least."""
-    return max(16, power_of_two(width))
+def forward(x: Call, means: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """M of leaves ``[N, H, V]`` and inner nodes ``[F, H, V]``, S, and f at leaves ``[T, H]``."""
+    mean = torch.empty_like(x.v)
+    mean_inner = x.empty(x.plan.inner.shape[0], *x.v.shape[1:])
+    total, f = x.scalars(), x.scalars()
+    tiles = Tiles(x, means)
+    tiles.run("forward", 0, tiles.nodes, mean, mean_inner, total, f)
+    return mean, mean_inner, total, f
 
 
-@tree_operator("hsa_geometric::triton_siblings")
-def siblings(
-    qkv: Tensor,
-    pos_q: Tensor | None,
-    pos_k: Tensor | None,
-    log_mass: Tensor,
-    heads: int,
-    width: int,
-    scale: float,
-    dropout_p: float,
-    seed: Tensor | None,
-    tree: list[Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """M ``[T, H, Dv]``, S and own logits ``[T, H]`` from node means q, k, v beside each other."""
-    run = Launch(qkv, pos_q, pos_k, log_mass, heads, width, scale, dropout_p, seed, tree)
-    nodes = qkv.shape[0]
-    mean = qkv.new_empty(nodes, heads, qkv.shape[1] // heads - 2 * width)
-    total, own = qkv.new_empty(nodes, heads), qkv.new_empty(nodes, heads)
-    run("forward", mean, total, own)
-    return mean, total, own
+class Backward:
+    """Gradients, first of inner nodes, then of leaves, to which those above them are added."""
 
+    def __init__(
+        self, x: Call, means: Tensor, total: Tensor, grad: Tensor, grad_inner: Tensor, by: Gradients
+    ):
+        self.x, self.tiles = x, Tiles(x, means)
+        self.given = [total, grad, grad_inner, by.share, by.shared, by.by_own, by.alone, x.weight]
+        self.q, self.k, self.v, self.means = map(torch.empty_like, (x.q, x.k, x.v, means))
+        optional = (x.pos_q, x.pos_k, x.temperature)
+        self.pos_q, self.pos_k, self.temperature = (
+            None if y is None else torch.empty_like(y) for y in optional
+        )
 
-@tree_operator("hsa_geometric::triton_siblings_backward")
-def siblings_backward(
-    grad_mean: Tensor,
-    grad_total: Tensor,
-    grad_own: Tensor,
-    mean: Tensor,
-    total: Tensor,
-    qkv: Tensor,
-    pos_q: Tensor | None,
-    pos_k: Tensor | None,
-    log_mass: Tensor,
-    heads: int,
-    width: int,
-    scale: float,
-    dropout_p: float,
-    seed: Tensor | None,
-    tree: list[Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of qkv and of the two position embeddings (empty without any)."""
-    run = Launch(qkv, pos_q, pos_k, log_mass, heads, width, scale, dropout_p, seed, tree)
-    grad_mean, grad_total, grad_own, mean, total = (
-        x.contiguous() for x in (grad_mean, grad_total, grad_own, mean, total)
-    )
-    grad_qkv, shared = qkv.new_empty(qkv.shape), total.new_empty(total.shape)
-    grad_pq, grad_pk = (None if x is None else x.new_empty(x.shape) for x in (pos_q, pos_k))
-    run(
-        "backward_queries",
-        *(mean, total, grad_mean, grad_total, grad_own),
-        *(grad_qkv, grad_pq, shared),
-    )
-    run("backward_keys", total, grad_mean, grad_own, shared, grad_qkv, grad_pk)
-    empty = qkv.new_empty(0)
-    return (
-        grad_qkv,
-        empty if grad_pq is None else grad_pq,
-        empty.clone() if grad_pk is None else grad_pk,
-    )
+    def inner(self) -> Tensor:
+        """The gradient of the means ``[F, H D + H D + H V]``."""
+        table = self.x.plan.level_table  # no inner nodes are on the last level
+        self._run(0, int(table[-1, 2]) if len(table) else 0, self.means, False)
+        return self.means
 
+    def leaves(self, z: Tensor) -> None:
+        """Gradients of q, k and v; ``z`` are those of the means, summed over all above."""
+        self._run(max(0, self.x.plan.first_leaf), self.tiles.nodes, z, True)
 
-class Mask:
-    """The dropout masks of the kernels, for the pieces of the torch backend."""
-
-    def __init__(self, p: float, seed: Tensor | None):
-        self.p, self.seed = p, seed
-
-    def __call__(self, block: Block, x: Operands, start: int) -> Tensor | None:
-        """Zeros, and elsewhere 1 / (1 − p), for the logits of a piece; None to drop nothing."""
-        if self.p == 0.0 or self.seed is None:
-            return None
-        (both, keys, _), queries = x.k.shape, x.q.shape[1]
-        out = x.q.new_empty(both, keys, queries)
-        launch(
-            load("siblings_kernels").dropout_mask,
-            (cover(out.numel(), 1024),), out.device,
-            out, block.members[:, start : start + queries].contiguous(), self.seed.to(out.device),
-            out.numel(), self.p, kept_scale(self.p),
-            HEADS=both // block.members.shape[0], QUERIES=queries, KEYS=keys, BLOCK=1024,
-        )  # fmt: skip
-        return out
-
-
-differentiate(siblings, siblings_backward, Mask)
+    def _run(self, start: int, stop: int, z: Tensor, leaves: bool) -> None:
+        given, run = [*self.given, z, self.x.plan.above], self.tiles.run
+        results = self.q, self.means, self.pos_q, self.temperature
+        run("backward_queries", start, stop, *given, *results, LEAVES=leaves)
+        results = self.k, self.v, self.means, self.pos_k
+        run("backward_keys", start, stop, *given, *results, LEAVES=leaves)

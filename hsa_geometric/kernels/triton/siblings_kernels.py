@@ -7,41 +7,61 @@ are masked. So one tile holds many small families, and many tiles share a large 
 gives back is summed the same way by the program that owns it: nothing is added across programs, and
 repeated runs agree to the last bit.
 
-Common arguments: ``qkv [T, H D + H D + H V]``, ``pos_q`` and ``pos_k [T, H P]`` (not read if P is
-0), ``log_mass [T]``, and the family ``starts[a] : ends[a]`` of the node at each position (empty for
-a root). The first tile begins ``shift`` before position 0, so that families of a size that divides
-the tile are not cut. A scale is two float32 numbers, for float64's sake: a kernel takes no other.
+Common arguments: ``q [N, H D]``, ``k`` and ``v [N, H V]`` of leaves; ``means [F, H D + H D + H V]``
+of inner nodes; ``pos_q`` and ``pos_k [T, H P]`` (not read if P is 0); ``temperature`` and ``bias``
+``[T, H]``; ``log_mass [T]``; ``source``, ``starts`` and ``ends [T]``, see :class:`.places.Places`.
+Tiles are numbered from ``first``; tile 0 begins ``shift`` before position 0, so that families of a
+size that divides the tile are not cut. A scale is two float32 numbers, for float64's sake: a kernel
+takes no other. Logits are temperature · (scale q·k + ε·ε) + log mass; what a query adds to all its
+logits, its bias, is added to their log-sum-exp instead.
 """
 
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _rows(x, at, there, stride, column, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    """Columns ``column : column + WIDTH`` of the rows ``at``: ``[BLOCK, PADDED]``, 0 elsewhere."""
-    c = tl.arange(0, PADDED)
-    mask = there[:, None] & (c < WIDTH)[None, :]
-    return tl.load(x + at[:, None] * stride + column + c[None, :], mask=mask, other=0.0)
+from .dropout_kernels import kept
 
 
 @triton.jit
-def _put_rows(x, value, at, there, stride, column, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    """Write where :func:`_rows` reads."""
-    c = tl.arange(0, PADDED)
-    mask = there[:, None] & (c < WIDTH)[None, :]
-    tl.store(x + at[:, None] * stride + column + c[None, :], value, mask=mask)
+def _rows(
+    leaves, inner, row, there, stride, column, inner_stride, inner_column,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """``WIDTH`` columns of nodes' rows, ``[BLOCK, PADDED]``; 0 elsewhere."""
+    c = tl.arange(0, PADDED)[None, :]
+    mask = there[:, None] & (c < WIDTH)
+    row = row[:, None]
+    x = tl.load(leaves + row * stride + column + c, mask=mask & (row >= 0), other=0.0).to(ACC)
+    at = (-1 - row) * inner_stride + inner_column + c
+    return tl.where(row >= 0, x, tl.load(inner + at, mask=mask & (row < 0), other=0.0))
 
 
 @triton.jit
-def _product(p, x, pairs, out):
+def _numbers(x, at, there, stride, column, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """``WIDTH`` columns of the rows ``at`` of one tensor; 0 elsewhere."""
+    c = tl.arange(0, PADDED)[None, :]
+    mask = there[:, None] & (c < WIDTH)
+    return tl.load(x + at[:, None] * stride + column + c, mask=mask, other=0.0)
+
+
+@triton.jit
+def _put(x, value, at, there, stride, column, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """Write where :func:`_numbers` reads."""
+    c = tl.arange(0, PADDED)[None, :]
+    mask = there[:, None] & (c < WIDTH)
+    tl.store(x + at[:, None] * stride + column + c, value, mask=mask)
+
+
+@triton.jit
+def _product(p, x, pairs, out, PRECISION: tl.constexpr):
     """``out + p x`` for ``p [M, N]``, which is 0 where ``pairs`` is not, and ``x [N, C]``.
 
     A tile may hold another family's NaN, and 0 NaN = NaN: what is not finite is left out of the
     product, and makes those rows NaN that have a pair with it.
     """
     finite = tl.abs(x) < float("inf")
-    out = tl.dot(p, tl.where(finite, x, 0.0), acc=out, input_precision="ieee", out_dtype=out.dtype)
+    x = tl.where(finite, x, 0.0)
+    out = tl.dot(p, x, acc=out, input_precision=PRECISION, out_dtype=out.dtype)
     if tl.min(tl.min(finite.to(tl.int32), 1), 0) == 0:
         spoilt = tl.where(finite, 0.0, 1.0).to(tl.float32)
         reached = tl.dot(pairs.to(tl.float32), spoilt, input_precision="ieee")
@@ -50,70 +70,87 @@ def _product(p, x, pairs, out):
 
 
 @triton.jit
-def _kept(seed, head, query, place, p):
-    """Which weights dropout keeps: the same for equal arguments, forward or backward.
-
-    Philox with the counter (key's place within the family, position of the query, head), so that
-    neither tiles nor other trees have a part in it.
-    """
-    zero = place.to(tl.int32) * 0
-    draw, _, _, _ = tl.philox(
-        seed, place.to(tl.int32), query.to(tl.int32) + zero, head.to(tl.int32) + zero, zero
-    )
-    return tl.uint_to_uniform_float(draw) >= p
+def _tile(
+    source, starts, ends, num_nodes, first, shift,
+    HEADS: tl.constexpr, BLOCK: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """Of this program: its head, positions, which of them exist, their rows, and families."""
+    head = tl.program_id(0) % HEADS
+    me = (first + tl.program_id(0) // HEADS).to(INDEX) * BLOCK - shift + tl.arange(0, BLOCK)
+    here = (me >= 0) & (me < num_nodes)
+    row = tl.load(source + me, mask=here, other=0).to(INDEX)
+    start = tl.load(starts + me, mask=here, other=num_nodes).to(INDEX)
+    end = tl.load(ends + me, mask=here, other=0).to(INDEX)
+    return head, me, here, row, start, end
 
 
 @triton.jit
-def _logits(q, k, eps, eps_k, scale, P: tl.constexpr):
+def _pairs(me, start, end, them):
+    """Which queries and keys are siblings, ``[BLOCK, BLOCK]``: also which keys and queries."""
+    pairs = (them[None, :] >= start[:, None]) & (them[None, :] < end[:, None])
+    return pairs & (them[None, :] != me[:, None])
+
+
+@triton.jit
+def _products(q, k, eps, eps_k, scale, P: tl.constexpr, PRECISION: tl.constexpr):
     """``[M, N]``: scale q·k + ε·ε."""
-    s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=q.dtype) * scale
+    s = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=q.dtype) * scale
     if P > 0:
-        s = tl.dot(eps, tl.trans(eps_k), acc=s, input_precision="ieee", out_dtype=q.dtype)
+        s = tl.dot(eps, tl.trans(eps_k), acc=s, input_precision=PRECISION, out_dtype=q.dtype)
     return s
 
 
-@triton.jit(do_not_specialize=["num_nodes", "shift"])
+@triton.jit(do_not_specialize=["num_nodes", "first", "shift"])
 def forward(
-    qkv, pos_q, pos_k, log_mass, starts, ends, seed,
-    mean, total, own,
-    num_nodes, shift, scale_high, scale_low, dropout_p, kept_scale,
+    q_leaf, k_leaf, v_leaf, means, pos_q, pos_k, temperature, bias, log_mass,
+    source, starts, ends, seed,
+    mean_leaf, mean_inner, total, f,
+    num_nodes, first, shift, scale_high, scale_low, dropout_p, kept_scale,
     HEADS: tl.constexpr, D: tl.constexpr, V: tl.constexpr, P: tl.constexpr,
-    D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr,
-    BLOCK: tl.constexpr, DROPOUT: tl.constexpr, WIDE: tl.constexpr,
+    D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr, BLOCK: tl.constexpr,
+    TEMPERATURE: tl.constexpr, BIAS: tl.constexpr, SELF_LOOP: tl.constexpr,
+    DROPOUT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """M ``[T, H, V]``, S and own logits ``[T, H]`` of the queries of a tile."""
-    ACC: tl.constexpr = mean.dtype.element_ty
+    """M of leaves and inner nodes ``[N | F, H, V]``, S ``[T, H]``, and f ``[T, H]`` of leaves."""
+    ACC: tl.constexpr = means.dtype.element_ty
     INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
     WIDTH: tl.constexpr = HEADS * (2 * D + V)
-    head = tl.program_id(0) % HEADS
-    tile = (tl.program_id(0) // HEADS).to(INDEX)
-    me = tile * BLOCK - shift + tl.arange(0, BLOCK)
-    here = (me >= 0) & (me < num_nodes)
-    start = tl.load(starts + me, mask=here, other=num_nodes).to(INDEX)
-    end = tl.load(ends + me, mask=here, other=0).to(INDEX)
+    head, me, here, row, start, end = _tile(
+        source, starts, ends, num_nodes, first, shift, HEADS, BLOCK, INDEX
+    )
     scale = tl.full([1], scale_high, ACC) + tl.full([1], scale_low, ACC)
-    q = _rows(qkv, me, here, WIDTH, head * D, D, D_PAD)
+    q = _rows(q_leaf, means, row, here, HEADS * D, head * D, WIDTH, head * D, D, D_PAD, ACC)
     eps = q
     if P > 0:
-        eps = _rows(pos_q, me, here, HEADS * P, head * P, P, P_PAD)
+        eps = _numbers(pos_q, me, here, HEADS * P, head * P, P, P_PAD)
+    if TEMPERATURE:
+        factor = tl.load(temperature + me * HEADS + head, mask=here, other=0.0)
+        q *= factor[:, None]
+        eps *= factor[:, None]
 
     # Without a sibling of positive mass `top` stays at a number that exp can take.
     top = tl.full([BLOCK], -3.0e38, dtype=ACC)
     norm = tl.zeros([BLOCK], dtype=ACC)
     acc = tl.zeros([BLOCK, V_PAD], dtype=ACC)
     last = tl.max(end, 0)
-    for first in range(tl.min(start, 0), last, BLOCK):
-        them = first + tl.arange(0, BLOCK)
+    for begin in range(tl.min(start, 0), last, BLOCK):
+        them = begin + tl.arange(0, BLOCK)
         there = them < last
-        k = _rows(qkv, them, there, WIDTH, (HEADS + head) * D, D, D_PAD)
-        v = _rows(qkv, them, there, WIDTH, 2 * HEADS * D + head * V, V, V_PAD)
+        their = tl.load(source + them, mask=there, other=0).to(INDEX)
+        k = _rows(
+            k_leaf, means, their, there, HEADS * D, head * D, WIDTH, (HEADS + head) * D,
+            D, D_PAD, ACC,
+        )  # fmt: skip
+        v = _rows(
+            v_leaf, means, their, there, HEADS * V, head * V, WIDTH, 2 * HEADS * D + head * V,
+            V, V_PAD, ACC,
+        )  # fmt: skip
         eps_k = k
         if P > 0:
-            eps_k = _rows(pos_k, them, there, HEADS * P, head * P, P, P_PAD)
-        bias = tl.load(log_mass + them, mask=there, other=float("-inf"))
-        pairs = (them[None, :] >= start[:, None]) & (them[None, :] < end[:, None])
-        pairs = pairs & (them[None, :] != me[:, None])
-        s = _logits(q, k, eps, eps_k, scale, P) + bias[None, :]
+            eps_k = _numbers(pos_k, them, there, HEADS * P, head * P, P, P_PAD)
+        their_mass = tl.load(log_mass + them, mask=there, other=float("-inf"))
+        pairs = _pairs(me, start, end, them)
+        s = _products(q, k, eps, eps_k, scale, P, PRECISION) + their_mass[None, :]
         s = tl.where(pairs, s, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1))
         p = tl.exp(s - higher[:, None])
@@ -121,182 +158,234 @@ def forward(
         norm = norm * fade + tl.sum(p, 1)
         if DROPOUT:
             place = them[None, :] - start[:, None]
-            kept = _kept(tl.load(seed), head, me[:, None], place, dropout_p)
-            p = tl.where(kept, p * kept_scale, 0.0)
-        acc = _product(p, v, pairs, acc * fade[:, None])
+            p = tl.where(kept(seed, head, me[:, None], place, dropout_p), p * kept_scale, 0.0)
+        acc = _product(p, v, pairs, acc * fade[:, None], PRECISION)
         top = higher
 
-    k = _rows(qkv, me, here, WIDTH, (HEADS + head) * D, D, D_PAD)
-    diagonal = tl.sum(q * k, 1) * scale + tl.load(log_mass + me, mask=here, other=0.0)
-    if P > 0:
-        eps_k = _rows(pos_k, me, here, HEADS * P, head * P, P, P_PAD)
-        diagonal += tl.sum(eps * eps_k, 1)
     # The norm is at least 1, or 0 without a sibling of positive mass: then M = 0 and S = -inf.
     some = tl.where(norm == 0, 1.0, norm)
     log_total = tl.where(norm == 0, float("-inf"), tl.log(some) + top)
-    tl.store(own + me * HEADS + head, diagonal, mask=here)
+    if BIAS:
+        log_total += tl.load(bias + me * HEADS + head, mask=here, other=0.0)
     tl.store(total + me * HEADS + head, log_total, mask=here)
-    _put_rows(mean, acc / some[:, None], me, here, HEADS * V, head * V, V, V_PAD)
+    is_leaf = here & (row >= 0)
+    acc = acc / some[:, None]
+    rounded = acc.to(mean_leaf.dtype.element_ty)
+    _put(mean_leaf, rounded, row, is_leaf, HEADS * V, head * V, V, V_PAD)
+    _put(mean_inner, acc, -1 - row, here & (row < 0), HEADS * V, head * V, V, V_PAD)
+
+    own = tl.full([BLOCK], float("-inf"), dtype=ACC)
+    if SELF_LOOP:
+        k = _numbers(k_leaf, row, is_leaf, HEADS * D, head * D, D, D_PAD).to(ACC)
+        own = tl.sum(q * k, 1) * scale + tl.load(log_mass + me, mask=here, other=0.0)
+        if P > 0:
+            eps_k = _numbers(pos_k, me, here, HEADS * P, head * P, P, P_PAD)
+            own += tl.sum(eps * eps_k, 1)
+    tl.store(f + me * HEADS + head, own, mask=is_leaf)
 
 
-@triton.jit(do_not_specialize=["num_nodes", "shift"])
+@triton.jit(do_not_specialize=["num_nodes", "first", "shift"])
 def backward_queries(
-    qkv, pos_q, pos_k, log_mass, starts, ends, seed,
-    mean, total, grad_mean, grad_total, grad_own,
-    grad_qkv, grad_pos_q, shared,
-    num_nodes, shift, scale_high, scale_low, dropout_p, kept_scale,
+    q_leaf, k_leaf, v_leaf, means, pos_q, pos_k, temperature, bias, log_mass,
+    source, starts, ends, seed,
+    total, grad_leaf, grad_inner, share, shared, by_own, alone, weight, z, above,
+    by_q, by_means, by_pos_q, by_temperature,
+    num_nodes, first, shift, scale_high, scale_low, dropout_p, kept_scale,
     HEADS: tl.constexpr, D: tl.constexpr, V: tl.constexpr, P: tl.constexpr,
-    D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr,
-    BLOCK: tl.constexpr, DROPOUT: tl.constexpr, WIDE: tl.constexpr,
+    D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr, BLOCK: tl.constexpr,
+    TEMPERATURE: tl.constexpr, BIAS: tl.constexpr, SELF_LOOP: tl.constexpr,
+    DROPOUT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, LEAVES: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of q and pos_q, and ``shared [T, H]``: what all logits of a query have in common.
+    """Gradients of q, pos_q and the temperature, of the leaves of a tile or of its inner nodes.
 
-    The derivative of the logit of a pair is p (kept · dM·v + shared), shared = dS − dM·M.
+    The gradient of M is share · ``grad [N | F, H, V]``, the output's gradient summed over a
+    subtree. That of the logit of a pair is p (kept · share · grad·v + shared). To a leaf also comes
+    what the means above it were given, ``z [F, H D + H D + H V]``.
     """
-    ACC: tl.constexpr = mean.dtype.element_ty
+    ACC: tl.constexpr = means.dtype.element_ty
     INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
     WIDTH: tl.constexpr = HEADS * (2 * D + V)
-    head = tl.program_id(0) % HEADS
-    tile = (tl.program_id(0) // HEADS).to(INDEX)
-    me = tile * BLOCK - shift + tl.arange(0, BLOCK)
-    here = (me >= 0) & (me < num_nodes)
-    start = tl.load(starts + me, mask=here, other=num_nodes).to(INDEX)
-    end = tl.load(ends + me, mask=here, other=0).to(INDEX)
+    head, me, here, row, start, end = _tile(
+        source, starts, ends, num_nodes, first, shift, HEADS, BLOCK, INDEX
+    )
+    here = here & ((row >= 0) == LEAVES)
+    start = tl.where(here, start, num_nodes)
+    end = tl.where(here, end, 0)
     scale = tl.full([1], scale_high, ACC) + tl.full([1], scale_low, ACC)
-    q = _rows(qkv, me, here, WIDTH, head * D, D, D_PAD)
-    g = _rows(grad_mean, me, here, HEADS * V, head * V, V, V_PAD)
-    average = _rows(mean, me, here, HEADS * V, head * V, V, V_PAD)
+    q = _rows(q_leaf, means, row, here, HEADS * D, head * D, WIDTH, head * D, D, D_PAD, ACC)
+    g = _rows(grad_leaf, grad_inner, row, here, HEADS * V, head * V, HEADS * V, head * V,
+              V, V_PAD, ACC)  # fmt: skip
+    g *= tl.load(share + me * HEADS + head, mask=here, other=0.0)[:, None]
+    common = tl.load(shared + me * HEADS + head, mask=here, other=0.0)
     top = tl.load(total + me * HEADS + head, mask=here, other=0.0)
+    if BIAS:
+        top -= tl.load(bias + me * HEADS + head, mask=here, other=0.0)
     top = tl.where(top < -3.0e38, -3.0e38, top)
-    common = tl.load(grad_total + me * HEADS + head, mask=here, other=0.0)
-    common -= tl.sum(g * average, 1)
-    tl.store(shared + me * HEADS + head, common, mask=here)
     eps = q
-    grad_eps = tl.zeros([BLOCK, P_PAD], dtype=ACC)
+    by_eps = tl.zeros([BLOCK, P_PAD], dtype=ACC)
     if P > 0:
-        eps = _rows(pos_q, me, here, HEADS * P, head * P, P, P_PAD)
+        eps = _numbers(pos_q, me, here, HEADS * P, head * P, P, P_PAD)
+    factor = tl.full([BLOCK], 1.0, dtype=ACC)
+    if TEMPERATURE:
+        factor = tl.load(temperature + me * HEADS + head, mask=here, other=0.0)
 
     acc = tl.zeros([BLOCK, D_PAD], dtype=ACC)
     last = tl.max(end, 0)
-    for first in range(tl.min(start, 0), last, BLOCK):
-        them = first + tl.arange(0, BLOCK)
+    for begin in range(tl.min(start, 0), last, BLOCK):
+        them = begin + tl.arange(0, BLOCK)
         there = them < last
-        k = _rows(qkv, them, there, WIDTH, (HEADS + head) * D, D, D_PAD)
-        v = _rows(qkv, them, there, WIDTH, 2 * HEADS * D + head * V, V, V_PAD)
+        their = tl.load(source + them, mask=there, other=0).to(INDEX)
+        k = _rows(
+            k_leaf, means, their, there, HEADS * D, head * D, WIDTH, (HEADS + head) * D,
+            D, D_PAD, ACC,
+        )  # fmt: skip
+        v = _rows(
+            v_leaf, means, their, there, HEADS * V, head * V, WIDTH, 2 * HEADS * D + head * V,
+            V, V_PAD, ACC,
+        )  # fmt: skip
         eps_k = k
         if P > 0:
-            eps_k = _rows(pos_k, them, there, HEADS * P, head * P, P, P_PAD)
-        bias = tl.load(log_mass + them, mask=there, other=float("-inf"))
-        pairs = (them[None, :] >= start[:, None]) & (them[None, :] < end[:, None])
-        pairs = pairs & (them[None, :] != me[:, None])
-        s = _logits(q, k, eps, eps_k, scale, P) + bias[None, :]
+            eps_k = _numbers(pos_k, them, there, HEADS * P, head * P, P, P_PAD)
+        their_mass = tl.load(log_mass + them, mask=there, other=float("-inf"))
+        pairs = _pairs(me, start, end, them)
+        s = _products(q, k, eps, eps_k, scale, P, PRECISION) * factor[:, None]
+        s += their_mass[None, :]
         p = tl.exp(tl.where(pairs, s, float("-inf")) - top[:, None])
-        ds = tl.dot(g, tl.trans(v), input_precision="ieee", out_dtype=ACC)
+        ds = tl.dot(g, tl.trans(v), input_precision=PRECISION, out_dtype=ACC)
         if DROPOUT:
             place = them[None, :] - start[:, None]
-            kept = _kept(tl.load(seed), head, me[:, None], place, dropout_p)
-            ds = tl.where(kept, ds * kept_scale, 0.0)
+            ds = tl.where(kept(seed, head, me[:, None], place, dropout_p), ds * kept_scale, 0.0)
         ds = tl.where(pairs, p * (ds + common[:, None]), 0.0)
-        acc = _product(ds, k, pairs, acc)
+        acc = _product(ds, k, pairs, acc, PRECISION)
         if P > 0:
-            grad_eps = _product(ds, eps_k, pairs, grad_eps)
+            by_eps = _product(ds, eps_k, pairs, by_eps, PRECISION)
 
-    by_own = tl.load(grad_own + me * HEADS + head, mask=here, other=0.0)
-    k = _rows(qkv, me, here, WIDTH, (HEADS + head) * D, D, D_PAD)
-    acc = (acc + by_own[:, None] * k) * scale
-    _put_rows(grad_qkv, acc, me, here, WIDTH, head * D, D, D_PAD)
+    if SELF_LOOP and LEAVES:
+        own = tl.load(by_own + me * HEADS + head, mask=here, other=0.0)[:, None]
+        acc += own * _numbers(k_leaf, row, here, HEADS * D, head * D, D, D_PAD).to(ACC)
+        if P > 0:
+            by_eps += own * _numbers(pos_k, me, here, HEADS * P, head * P, P, P_PAD)
+    acc *= scale
+    if TEMPERATURE:
+        by_factor = tl.sum(acc * q, 1)
+        if P > 0:
+            by_factor += tl.sum(by_eps * eps, 1)
+        tl.store(by_temperature + me * HEADS + head, by_factor, mask=here)
+        acc *= factor[:, None]
+        by_eps *= factor[:, None]
     if P > 0:
-        eps_k = _rows(pos_k, me, here, HEADS * P, head * P, P, P_PAD)
-        grad_eps += by_own[:, None] * eps_k
-        _put_rows(grad_pos_q, grad_eps, me, here, HEADS * P, head * P, P, P_PAD)
+        _put(by_pos_q, by_eps, me, here, HEADS * P, head * P, P, P_PAD)
+    if LEAVES:
+        w = tl.load(weight + me, mask=here, other=0.0)[:, None]
+        up = tl.load(above + me, mask=here, other=0).to(INDEX)
+        here_z = here & (start < end)  # no root
+        acc += w * _numbers(z, up, here_z, WIDTH, head * D, D, D_PAD)
+        acc = acc.to(by_q.dtype.element_ty)
+        _put(by_q, acc, row, here, HEADS * D, head * D, D, D_PAD)
+    else:
+        _put(by_means, acc, -1 - row, here, WIDTH, head * D, D, D_PAD)
 
 
-@triton.jit(do_not_specialize=["num_nodes", "shift"])
+@triton.jit(do_not_specialize=["num_nodes", "first", "shift"])
 def backward_keys(
-    qkv, pos_q, pos_k, log_mass, starts, ends, seed,
-    total, grad_mean, grad_own, shared,
-    grad_qkv, grad_pos_k,
-    num_nodes, shift, scale_high, scale_low, dropout_p, kept_scale,
+    q_leaf, k_leaf, v_leaf, means, pos_q, pos_k, temperature, bias, log_mass,
+    source, starts, ends, seed,
+    total, grad_leaf, grad_inner, share, shared, by_own, alone, weight, z, above,
+    by_k, by_v, by_means, by_pos_k,
+    num_nodes, first, shift, scale_high, scale_low, dropout_p, kept_scale,
     HEADS: tl.constexpr, D: tl.constexpr, V: tl.constexpr, P: tl.constexpr,
-    D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr,
-    BLOCK: tl.constexpr, DROPOUT: tl.constexpr, WIDE: tl.constexpr,
+    D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr, BLOCK: tl.constexpr,
+    TEMPERATURE: tl.constexpr, BIAS: tl.constexpr, SELF_LOOP: tl.constexpr,
+    DROPOUT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, LEAVES: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of k, v and pos_k: who asked a key are those whom it asks, its family."""
-    ACC: tl.constexpr = total.dtype.element_ty
+    """Gradients of k, v and pos_k: who asked a key are those whom it asks, its family.
+
+    Those of a leaf's value also hold what its own weight ``alone [T, H]`` gives.
+    """
+    ACC: tl.constexpr = means.dtype.element_ty
     INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
     WIDTH: tl.constexpr = HEADS * (2 * D + V)
-    head = tl.program_id(0) % HEADS
-    tile = (tl.program_id(0) // HEADS).to(INDEX)
-    me = tile * BLOCK - shift + tl.arange(0, BLOCK)
-    here = (me >= 0) & (me < num_nodes)
-    start = tl.load(starts + me, mask=here, other=num_nodes).to(INDEX)
-    end = tl.load(ends + me, mask=here, other=0).to(INDEX)
+    head, me, here, row, start, end = _tile(
+        source, starts, ends, num_nodes, first, shift, HEADS, BLOCK, INDEX
+    )
+    here = here & ((row >= 0) == LEAVES)
+    start = tl.where(here, start, num_nodes)
+    end = tl.where(here, end, 0)
     scale = tl.full([1], scale_high, ACC) + tl.full([1], scale_low, ACC)
-    k = _rows(qkv, me, here, WIDTH, (HEADS + head) * D, D, D_PAD)
-    v = _rows(qkv, me, here, WIDTH, 2 * HEADS * D + head * V, V, V_PAD)
-    bias = tl.load(log_mass + me, mask=here, other=float("-inf"))
+    k = _rows(
+        k_leaf, means, row, here, HEADS * D, head * D, WIDTH, (HEADS + head) * D, D, D_PAD, ACC
+    )
+    v = _rows(
+        v_leaf, means, row, here, HEADS * V, head * V, WIDTH, 2 * HEADS * D + head * V,
+        V, V_PAD, ACC,
+    )  # fmt: skip
+    mass = tl.load(log_mass + me, mask=here, other=float("-inf"))
     eps_k = k
-    grad_eps = tl.zeros([BLOCK, P_PAD], dtype=ACC)
+    by_eps = tl.zeros([BLOCK, P_PAD], dtype=ACC)
     if P > 0:
-        eps_k = _rows(pos_k, me, here, HEADS * P, head * P, P, P_PAD)
+        eps_k = _numbers(pos_k, me, here, HEADS * P, head * P, P, P_PAD)
 
-    grad_k = tl.zeros([BLOCK, D_PAD], dtype=ACC)
-    grad_v = tl.zeros([BLOCK, V_PAD], dtype=ACC)
+    acc_k = tl.zeros([BLOCK, D_PAD], dtype=ACC)
+    acc_v = tl.zeros([BLOCK, V_PAD], dtype=ACC)
     last = tl.max(end, 0)
-    for first in range(tl.min(start, 0), last, BLOCK):
-        them = first + tl.arange(0, BLOCK)
+    for begin in range(tl.min(start, 0), last, BLOCK):
+        them = begin + tl.arange(0, BLOCK)
         there = them < last
-        q = _rows(qkv, them, there, WIDTH, head * D, D, D_PAD)
-        g = _rows(grad_mean, them, there, HEADS * V, head * V, V, V_PAD)
+        their = tl.load(source + them, mask=there, other=0).to(INDEX)
+        q = _rows(q_leaf, means, their, there, HEADS * D, head * D, WIDTH, head * D, D, D_PAD, ACC)
+        g = _rows(grad_leaf, grad_inner, their, there, HEADS * V, head * V, HEADS * V, head * V,
+                  V, V_PAD, ACC)  # fmt: skip
+        g *= tl.load(share + them * HEADS + head, mask=there, other=0.0)[:, None]
         eps = q
         if P > 0:
-            eps = _rows(pos_q, them, there, HEADS * P, head * P, P, P_PAD)
+            eps = _numbers(pos_q, them, there, HEADS * P, head * P, P, P_PAD)
+        if TEMPERATURE:
+            factor = tl.load(temperature + them * HEADS + head, mask=there, other=0.0)
+            q *= factor[:, None]
+            eps *= factor[:, None]
         top = tl.load(total + them * HEADS + head, mask=there, other=0.0)
+        if BIAS:
+            top -= tl.load(bias + them * HEADS + head, mask=there, other=0.0)
         top = tl.where(top < -3.0e38, -3.0e38, top)
         common = tl.load(shared + them * HEADS + head, mask=there, other=0.0)
-        pairs = (them[None, :] >= start[:, None]) & (them[None, :] < end[:, None])
-        pairs = pairs & (them[None, :] != me[:, None])
-        s = _logits(k, q, eps_k, eps, scale, P) + bias[:, None]
+        pairs = _pairs(me, start, end, them)
+        s = _products(k, q, eps_k, eps, scale, P, PRECISION) + mass[:, None]
         p = tl.where(pairs, tl.exp(tl.where(pairs, s, float("-inf")) - top[None, :]), 0.0)
-        ds = tl.dot(v, tl.trans(g), input_precision="ieee", out_dtype=ACC)
+        ds = tl.dot(v, tl.trans(g), input_precision=PRECISION, out_dtype=ACC)
         kept_p = p
         if DROPOUT:
             place = me[:, None] - start[:, None]
-            kept = _kept(tl.load(seed), head, them[None, :], place, dropout_p)
-            ds = tl.where(kept, ds * kept_scale, 0.0)
-            kept_p = tl.where(kept, p * kept_scale, 0.0)
+            keep = kept(seed, head, them[None, :], place, dropout_p)
+            ds = tl.where(keep, ds * kept_scale, 0.0)
+            kept_p = tl.where(keep, p * kept_scale, 0.0)
         ds = tl.where(pairs, p * (ds + common[None, :]), 0.0)
-        grad_k = _product(ds, q, pairs, grad_k)
-        grad_v = _product(kept_p, g, pairs, grad_v)
+        acc_k = _product(ds, q, pairs, acc_k, PRECISION)
+        acc_v = _product(kept_p, g, pairs, acc_v, PRECISION)
         if P > 0:
-            grad_eps = _product(ds, eps, pairs, grad_eps)
+            by_eps = _product(ds, eps, pairs, by_eps, PRECISION)
 
-    by_own = tl.load(grad_own + me * HEADS + head, mask=here, other=0.0)
-    q = _rows(qkv, me, here, WIDTH, head * D, D, D_PAD)
-    grad_k = (grad_k + by_own[:, None] * q) * scale
-    _put_rows(grad_qkv, grad_k, me, here, WIDTH, (HEADS + head) * D, D, D_PAD)
-    _put_rows(grad_qkv, grad_v, me, here, WIDTH, 2 * HEADS * D + head * V, V, V_PAD)
+    if SELF_LOOP and LEAVES:
+        own = tl.load(by_own + me * HEADS + head, mask=here, other=0.0)[:, None]
+        if TEMPERATURE:
+            own *= tl.load(temperature + me * HEADS + head, mask=here, other=0.0)[:, None]
+        acc_k += own * _numbers(q_leaf, row, here, HEADS * D, head * D, D, D_PAD).to(ACC)
+        if P > 0:
+            by_eps += own * _numbers(pos_q, me, here, HEADS * P, head * P, P, P_PAD)
+    acc_k *= scale
     if P > 0:
-        eps = _rows(pos_q, me, here, HEADS * P, head * P, P, P_PAD)
-        grad_eps += by_own[:, None] * eps
-        _put_rows(grad_pos_k, grad_eps, me, here, HEADS * P, head * P, P, P_PAD)
-
-
-@triton.jit(do_not_specialize=["size"])
-def dropout_mask(
-    out, queries, seed, size, dropout_p, kept_scale,
-    HEADS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """The factors ``out [F, H, KEYS, QUERIES]`` of the other kernels, for ``queries [F, QUERIES]``.
-
-    Keys are the members of the family in order.
-    """
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    there = at < size
-    place = at // QUERIES % KEYS
-    row = at // QUERIES // KEYS
-    family = row // HEADS
-    head = row % HEADS
-    query = tl.load(queries + family * QUERIES + at % QUERIES, mask=there, other=0)
-    kept = _kept(tl.load(seed), head, query, place, dropout_p)
-    tl.store(out + at, tl.where(kept, kept_scale, 0.0), mask=there)
+        _put(by_pos_k, by_eps, me, here, HEADS * P, head * P, P, P_PAD)
+    if LEAVES:
+        w = tl.load(weight + me, mask=here, other=0.0)[:, None]
+        up = tl.load(above + me, mask=here, other=0).to(INDEX)
+        here_z = here & (start < end)  # no root
+        acc_k += w * _numbers(z, up, here_z, WIDTH, (HEADS + head) * D, D, D_PAD)
+        acc_v += w * _numbers(z, up, here_z, WIDTH, 2 * HEADS * D + head * V, V, V_PAD)
+        lone = tl.load(alone + me * HEADS + head, mask=here, other=0.0)[:, None]
+        acc_v += lone * _numbers(grad_leaf, row, here, HEADS * V, head * V, V, V_PAD).to(ACC)
+        acc_k = acc_k.to(by_k.dtype.element_ty)
+        acc_v = acc_v.to(by_v.dtype.element_ty)
+        _put(by_k, acc_k, row, here, HEADS * D, head * D, D, D_PAD)
+        _put(by_v, acc_v, row, here, HEADS * V, head * V, V, V_PAD)
+    else:
+        _put(by_means, acc_k, -1 - row, here, WIDTH, (HEADS + head) * D, D, D_PAD)
+        _put(by_means, acc_v, -1 - row, here, WIDTH, 2 * HEADS * D + head * V, V, V_PAD)

@@ -1,22 +1,15 @@
-r"""The kernels of :mod:`.sweeps` and :mod:`.evidence`.
+r"""The kernels of :mod:`.sweeps`.
 
-A tile is ``ROWS`` nodes by ``BLOCK`` channels. Every row of a result is summed by one program in a
-fixed order, so that repeated runs are equal to the last bit; the only atomics count in integers.
-Row numbers are int64, so that rows · channels may pass :math:`2^{31}`.
+Every row of a result is summed by one program in a fixed order, so that repeated runs are equal to
+the last bit; the only atomics count in integers. Row numbers are int64, so that rows · channels may
+pass :math:`2^{31}`. For ``source``, see :class:`.places.Places`.
 """
 
 import triton
 import triton.language as tl
 
-# What `climb` adds up: leaf values, node values with weights by channel, or log evidence.
-LEAVES = tl.constexpr(0)
-SCAN = tl.constexpr(1)
-EVIDENCE = tl.constexpr(2)
-
-# What `descend` adds up: x, x times the weights of the edges below it, or x times its own share.
-PLAIN = tl.constexpr(0)
-WEIGHT = tl.constexpr(1)
-SHARE = tl.constexpr(2)
+from .dropout_kernels import own_factor
+from .scalars_kernels import last_to_arrive, portions
 
 
 @triton.jit
@@ -43,58 +36,26 @@ def _leaf_rows(
     return x
 
 
-@triton.jit
-def _logaddexp(a, b):
-    """log(eᵃ + eᵇ), −∞ where both are."""
-    top = tl.maximum(a, b)
-    low = tl.minimum(a, b)
-    infinite = tl.abs(top) == float("inf")
-    x = tl.exp(tl.where(infinite, 0.0, low) - tl.where(infinite, 0.0, top))
-    # log(1 + x) with the rounding of 1 + x taken back: exact for small x.
-    u = 1.0 + x
-    log1p = tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
-    # A NaN in either must show; which of the two tl.maximum returns is not defined.
-    return tl.where((a == a) & (b == b), top + log1p, a + b)
-
-
 @triton.jit(do_not_specialize=["first", "count", "num_roots"])
 def climb(
-    x0, x1, x2, weight, sibling, log_mass, y,
-    row, family, pending, family_ptr, family_parent, inner_ptr, above,
+    x0, x1, x2, weight, y,
+    source, family, pending, family_ptr, family_parent, inner_ptr, above,
     first, count, num_roots, channels, width0, width1,
-    KIND: tl.constexpr, SOURCES: tl.constexpr, WEIGHTS: tl.constexpr, CLIMB: tl.constexpr,
+    SOURCES: tl.constexpr, WEIGHTED: tl.constexpr, CLIMB: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Sum the families ``first : first + count`` into their parents' rows of ``y``.
+    """Sum leaf rows and rows of ``y [F, channels]`` over families, into their parents' rows of it.
 
-    One program takes one family and one block of channels. With ``CLIMB`` all families of the tree
-    are launched at once: a program whose family has inner members leaves at once; the others go
-    on to the family of the parent that they have just finished, if they are the last of its inner
-    members to arrive there. Who is last depends on the run, but not what it computes. The programs
-    after ``count`` write roots that are leaves.
-
-    ``WEIGHTS`` is the number of dimensions of ``weight``, 0 for none.
+    One program takes one family of ``first : first + count`` and one block of channels. With
+    ``CLIMB`` all families of the tree are launched at once, see :func:`last_to_arrive`.
     """
     ACC: tl.constexpr = y.dtype.element_ty
     f = first + tl.program_id(0).to(tl.int64)
     c = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = c < channels
-
-    if KIND != SCAN:  # noqa: SIM102 (known when this is compiled)
-        if tl.program_id(0) >= count:
-            root = tl.zeros([1], dtype=tl.int64) + (tl.program_id(0) - count)
-            root_leaf = tl.load(row + root)
-            root_there = (root_leaf >= 0)[:, None] & inside[None, :]
-            root_x = _leaf_rows(
-                x0, x1, x2, root_leaf, c, root_there, channels, width0, width1, SOURCES, ACC
-            )
-            tl.store(y + root[:, None] * channels + c[None, :], root_x, mask=root_there)
-
+    inside = (c < channels)[None, :]
     go = tl.program_id(0) < count
     if CLIMB:
-        begin = tl.load(inner_ptr + f, mask=go, other=0)
-        end = tl.load(inner_ptr + f + 1, mask=go, other=0)
-        go = go & (begin == end)
+        go = tl.load(inner_ptr + f) == tl.load(inner_ptr + f + 1)
     while go:
         hi = tl.load(family_ptr + f + 1)
         parent = tl.load(family_parent + f)
@@ -102,145 +63,140 @@ def climb(
         for start in range(tl.load(family_ptr + f), hi, ROWS):
             member = start + tl.arange(0, ROWS).to(tl.int64)
             real = member < hi
-            there = real[:, None] & inside[None, :]
-            at = member[:, None] * channels + c[None, :]
+            row = tl.load(source + member, mask=real, other=0).to(tl.int64)
+            is_leaf = (real & (row >= 0))[:, None] & inside
+            is_inner = (real & (row < 0))[:, None] & inside
+            x = _leaf_rows(x0, x1, x2, row, c, is_leaf, channels, width0, width1, SOURCES, ACC)
             # Rows written by other programs of this launch: read from the L2 cache, which all
             # share (.cg).
-            if KIND == SCAN:
-                value = tl.load(y + at, mask=there, other=0.0, cache_modifier=".cg")
-            else:
-                leaf = tl.load(row + member, mask=real, other=-1)
-                is_leaf = there & (leaf >= 0)[:, None]
-                x = _leaf_rows(x0, x1, x2, leaf, c, is_leaf, channels, width0, width1, SOURCES, ACC)
-                tl.store(y + at, x, mask=is_leaf)
-                is_inner = there & (leaf < 0)[:, None]
-                value = tl.load(y + at, mask=is_inner, other=0.0, cache_modifier=".cg")
-                value = tl.where(is_leaf, x, value)
-            if WEIGHTS == 1:
-                w = tl.load(weight + member, mask=real, other=0.0)[:, None]
-            if WEIGHTS == 2:
-                w = tl.load(weight + at, mask=there, other=0.0)
-            if KIND == EVIDENCE:
-                value = _logaddexp(value, tl.load(sibling + at, mask=there, other=0.0))
-                value = tl.where(w == 0.0, 0.0, value)
-            if WEIGHTS > 0:
-                value = value * w
-            acc += value
-        total = tl.sum(acc, 0)
-        mine = y + parent * channels + c
-        if KIND == SCAN:
-            total += tl.load(mine, mask=inside, other=0.0)
-        if KIND == EVIDENCE:
-            empty = tl.load(log_mass + parent) == float("-inf")
-            total = tl.where(empty, float("-inf"), total)
-        tl.store(mine, total, mask=inside)
-
+            at = (-1 - row)[:, None] * channels + c[None, :]
+            x = tl.where(
+                is_leaf, x, tl.load(y + at, mask=is_inner, other=0.0, cache_modifier=".cg")
+            )
+            if WEIGHTED:
+                x *= tl.load(weight + member, mask=real, other=0.0)[:, None]
+            acc += x
+        mine = (-1 - tl.load(source + parent)).to(tl.int64)
+        tl.store(y + mine * channels + c, tl.sum(acc, 0), mask=c < channels)
         go = (parent >= num_roots) & CLIMB
         if go:
-            # All threads have stored; one of them releases what they stored to the program that
-            # arrives last, and acquires what the others have released.
-            tl.debug_barrier()
-            f = tl.load(family + tl.load(above + parent))
-            arrived = tl.atomic_add(
-                pending + f * tl.num_programs(1) + tl.program_id(1), 1, sem="acq_rel", scope="gpu"
-            )
-            go = arrived + 1 == tl.load(inner_ptr + f + 1) - tl.load(inner_ptr + f)
+            f, go = last_to_arrive(parent, family, pending, inner_ptr, above)
 
 
-@triton.jit(do_not_specialize=["first"])
-def give(
-    y, factor, child, parent, ptr, first, channels,
-    WEIGHTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """One pass over a deep tree: add to rows ``parent`` of ``y`` their segments of ``child``."""
-    m = first + tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = c < channels
-    hi = tl.load(ptr + m + 1)
-    acc = tl.zeros([ROWS, BLOCK], dtype=y.dtype.element_ty)
-    for start in range(tl.load(ptr + m), hi, ROWS):
-        k = start + tl.arange(0, ROWS).to(tl.int64)
-        real = k < hi
-        there = real[:, None] & inside[None, :]
-        node = tl.load(child + k, mask=real, other=0)
-        value = tl.load(y + node[:, None] * channels + c[None, :], mask=there, other=0.0)
-        if WEIGHTS == 1:
-            value *= tl.load(factor + k, mask=real, other=0.0)[:, None]
-        if WEIGHTS == 2:
-            value *= tl.load(factor + k[:, None] * channels + c[None, :], mask=there, other=0.0)
-        acc += value
-    mine = y + tl.load(parent + m) * channels + c
-    tl.store(mine, tl.load(mine, mask=inside, other=0.0) + tl.sum(acc, 0), mask=inside)
-
-
-@triton.jit(do_not_specialize=["first", "stop", "done", "reach", "num_roots"])
+@triton.jit(do_not_specialize=["first", "stop", "done", "steps", "num_roots"])
 def descend(
-    x, factor, z, v, own, out, index, up, link,
-    first, stop, done, reach, num_roots, channels, heads, head_width,
-    KIND: tl.constexpr, INDEX: tl.constexpr, FINISHED: tl.constexpr, OWN: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    x, weight, f, total, reach, z,
+    inner, above,
+    first, stop, done, steps, num_roots, heads, width,
+    SHARE: tl.constexpr, FINISHED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Sum over each node's ancestors, for the nodes ``index[first:stop]`` (or ``first:stop``).
+    """Sum rows ``x [F, heads, width]`` over each inner node and its ancestors, for ``first:stop``.
+
+    With ``SHARE`` they count by the share of a leaf's attention that their node gives to its
+    siblings, else by the ``weight [T]`` of the edges below them.
 
     Each row walks up by itself, from the node to the root or, with ``FINISHED``, to an ancestor
-    before position ``done``, whose finished sum stands in row ``link[child]`` of ``z``. Neighbours
-    share their ancestors, which therefore come from the caches. ``factor [T, heads]`` holds for
-    ``head_width`` channels each.
+    before node ``done``, whose sum ``z`` is finished. Neighbours share their ancestors, which
+    therefore come from the caches.
     """
-    ACC: tl.constexpr = out.dtype.element_ty
-    i = first + tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    ACC: tl.constexpr = z.dtype.element_ty
+    i = first.to(tl.int64) * heads + tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    n = i // heads
+    head = i % heads
     c = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = (c < channels)[None, :]
-    head = (c // head_width)[None, :]
+    inside = (c < width)[None, :]
     c = c[None, :]
-    real = i < stop
-    node = i
-    if INDEX:
-        node = tl.load(index + i, mask=real, other=0)
+    real = n < stop
     walking = real
-    total = tl.zeros([ROWS, BLOCK], dtype=ACC)
-    path = tl.full([ROWS, BLOCK], 1.0, dtype=ACC)
-    for _ in range(reach):
-        here = walking[:, None] & inside
-        value = tl.load(x + node[:, None] * channels + c, mask=here, other=0.0).to(ACC)
-        if KIND == SHARE:
-            value *= tl.load(factor + node[:, None] * heads + head, mask=here, other=0.0)
-        if KIND == WEIGHT:
-            value *= path
-        total = tl.where(here, total + value, total)
+    acc = tl.zeros([ROWS, BLOCK], dtype=ACC)
+    path = tl.full([ROWS], 1.0, dtype=ACC)
+    for _ in range(steps):
+        node = tl.load(inner + n, mask=walking, other=0)
+        there = walking[:, None] & inside
+        value = tl.load(x + (n * heads + head)[:, None] * width + c, mask=there, other=0.0)
         walking = walking & (node >= num_roots)
-        above = tl.load(up + node, mask=walking, other=0)
-        if KIND == WEIGHT:
-            edge = walking[:, None] & inside
-            path *= tl.load(factor + node[:, None] * heads + head, mask=edge, other=1.0)
+        up = tl.load(above + node, mask=walking, other=0)
+        if SHARE:
+            at = node * heads + head
+            own = tl.load(f + at, mask=walking, other=0.0)
+            _, rest = portions(own, tl.load(total + at, mask=walking, other=0.0))
+            share = rest * tl.load(reach + up * heads + head, mask=walking, other=0.0)
+            acc += value * share[:, None]
+        else:
+            acc += value * path[:, None]
+            path *= tl.load(weight + node, mask=walking, other=1.0)
         if FINISHED:
-            last = walking & (above < done)
-            row = tl.load(link + node, mask=last, other=0)
-            here = last[:, None] & inside
-            value = tl.load(z + row[:, None] * channels + c, mask=here, other=0.0)
-            if KIND == WEIGHT:
-                value *= path
-            total = tl.where(here, total + value, total)
-            walking = walking & (above >= done)
-        node = tl.where(walking, above, node)
-    here = real[:, None] & inside
-    if OWN:
-        value = tl.load(v + i[:, None] * channels + c, mask=here, other=0.0).to(ACC)
-        total += value * tl.load(own + i[:, None] * heads + head, mask=here, other=0.0)
-    tl.store(out + i[:, None] * channels + c, total, mask=here)
+            last = walking & (up < done)
+            at = (up * heads + head)[:, None] * width + c
+            value = tl.load(z + at, mask=last[:, None] & inside, other=0.0)
+            if SHARE:
+                acc += value
+            else:
+                acc += value * path[:, None]
+            walking = walking & (up >= done)
+        n = tl.where(walking, up, n)
+    tl.store(z + i[:, None] * width + c, acc, mask=real[:, None] & inside)
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_roots"])
+def finish(
+    v, mean, z, reach, f, total, seed, out,
+    leaf, above,
+    num_rows, num_roots, heads, width, dropout_p, kept_scale,
+    DROPOUT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The output ``[N, heads, width]``: each leaf's own value, its siblings', and those above."""
+    ACC: tl.constexpr = z.dtype.element_ty
+    i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    c = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    real = i < num_rows
+    head = i % heads
+    node = tl.load(leaf + i // heads, mask=real, other=0)
+    below = real & (node >= num_roots)
+    up = tl.load(above + node, mask=below, other=0) * heads + head
+    own = tl.load(f + node * heads + head, mask=real, other=0.0)
+    keep, rest = portions(own, tl.load(total + node * heads + head, mask=real, other=0.0))
+    weight = tl.load(reach + up, mask=below, other=1.0)
+    alone = keep * weight
+    if DROPOUT:
+        alone *= own_factor(seed, head, node, dropout_p, kept_scale)
+    inside = c < width
+    there = below[:, None] & inside
+    at = i[:, None] * width + c
+    acc = tl.load(z + up[:, None] * width + c, mask=there, other=0.0)
+    acc += tl.load(mean + at, mask=there, other=0.0).to(ACC) * (rest * weight)[:, None]
+    acc += tl.load(v + at, mask=real[:, None] & inside, other=0.0).to(ACC) * alone[:, None]
+    tl.store(out + at, acc, mask=real[:, None] & inside)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
-def dot(a, b, out, num_rows, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """Dot products of the rows of ``a`` and ``b``."""
-    ACC: tl.constexpr = tl.float64 if out.dtype.element_ty == tl.float64 else tl.float32
+def dots(
+    x, mean, v, seed, by_mean, by_own,
+    place,
+    num_rows, heads, width, dropout_p, kept_scale,
+    LEAF: tl.constexpr, DROPOUT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Dot products ``by_mean [T, heads]`` of rows of ``x`` and M, of nodes at positions ``place``.
+
+    For leaves also those of ``x`` and the leaf's own value, ``by_own [T, heads]``.
+    """
+    ACC: tl.constexpr = by_mean.dtype.element_ty
     i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     real = i < num_rows
-    acc = tl.zeros([ROWS, BLOCK], dtype=ACC)
+    first = tl.zeros([ROWS], dtype=ACC)
+    second = tl.zeros([ROWS], dtype=ACC)
     for start in range(0, width, BLOCK):
         c = start + tl.arange(0, BLOCK)
         there = real[:, None] & (c < width)[None, :]
         at = i[:, None] * width + c[None, :]
-        left = tl.load(a + at, mask=there, other=0.0).to(ACC)
-        acc += left * tl.load(b + at, mask=there, other=0.0).to(ACC)
-    tl.store(out + i, tl.sum(acc, 1), mask=real)
+        left = tl.load(x + at, mask=there, other=0.0).to(ACC)
+        first += tl.sum(left * tl.load(mean + at, mask=there, other=0.0).to(ACC), 1)
+        if LEAF:
+            second += tl.sum(left * tl.load(v + at, mask=there, other=0.0).to(ACC), 1)
+    node = tl.load(place + i // heads, mask=real, other=0)
+    head = i % heads
+    tl.store(by_mean + node * heads + head, first, mask=real)
+    if LEAF:
+        if DROPOUT:
+            second *= own_factor(seed, head, node, dropout_p, kept_scale)
+        tl.store(by_own + node * heads + head, second, mask=real)

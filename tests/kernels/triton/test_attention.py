@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from attending import EVERYTHING, attend, index
 from helpers import DEVICE
 from torch.testing import assert_close
 
@@ -23,31 +24,6 @@ from hsa_geometric.testing import (
     attention_inputs,
     zoo,
 )
-
-EVERYTHING = {"pos_channels": 2, "node_scalars": True, "mass": "zeros"}
-
-
-def index(name):
-    return TreeIndex.from_parent(zoo(name)).to(DEVICE)
-
-
-def attend(inputs, tree, cotangent=None, **options):
-    """Output, evidence, and gradients of everything but the masses."""
-    inputs = {n: x.detach().requires_grad_(n != "mass") for n, x in inputs.items()}
-    options = {"backend": "triton", "return_evidence": True} | options
-    out, evidence = hierarchical_attention(**inputs, tree=tree, **options)
-    learned = {n: x for n, x in inputs.items() if n != "mass"}
-    if cotangent is None:
-        generator = torch.Generator().manual_seed(7)
-        cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64)
-    loss = (out * cotangent.to(out)).sum() + evidence[evidence.isfinite()].sum()
-    grads = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
-    result = {"out": out.detach(), "evidence": evidence.detach()}
-    return result | {
-        n: torch.zeros_like(x) if g is None else g
-        for (n, x), g in zip(learned.items(), grads, strict=True)
-    }
-
 
 # --- the oracle's results ------------------------------------------------------------------------
 
@@ -76,7 +52,8 @@ def test_low_precision_stays_within_roundings_of_its_inputs_and_results(dtype):
     expected = attend(wide, tree, cotangent, backend="reference")
     for name, x in attend(low, tree, cotangent).items():
         assert x.dtype == (torch.float32 if name == "evidence" else dtype)
-        roundings = {"out": 0.5, "evidence": 0}.get(name, 2)
+        # Half a rounding of the result and, at most, of the siblings' average of each leaf.
+        roundings = {"out": 1, "evidence": 0}.get(name, 2)
         budget = roundings * torch.finfo(dtype).eps + 2e-5
         worst = (x.double() - expected[name]).abs().max() / expected[name].abs().max()
         assert worst < budget, f"{name}: {worst:.2e} of the largest entry, {budget:.2e} allowed"
@@ -183,53 +160,6 @@ def test_it_is_one_graph_with_the_same_result_and_gradients(dropout_p):
         results.append([out.detach(), *torch.autograd.grad(out.square().sum(), learned)])
     torch._dynamo.reset()
     assert_close(results[1], results[0])
-
-
-# --- dropout -------------------------------------------------------------------------------------
-
-
-def drop(inputs, tree, seed, p=0.4, **options):
-    torch.manual_seed(seed)
-    options = {"backend": "triton", "dropout_p": p, "training": True} | options
-    return hierarchical_attention(**inputs, tree=tree, **options)
-
-
-def test_dropout_follows_its_seed_and_stays_out_of_evaluation():
-    tree = index("forest")
-    inputs = attention_inputs(tree)
-    one = drop(inputs, tree, 1)
-    assert torch.equal(one, drop(inputs, tree, 1))
-    assert not torch.equal(one, drop(inputs, tree, 2))
-    plain = hierarchical_attention(**inputs, tree=tree, backend="triton")
-    assert torch.equal(plain, drop(inputs, tree, 1, training=False))
-    assert not drop(inputs, tree, 1, p=1.0).any()
-
-
-def test_the_mean_over_seeds_is_the_output_without_dropout():
-    # Heads are draws too.
-    tree = index("unequal_depths")
-    one = attention_inputs(tree, heads=1, value_channels=1)
-    one["v"] = one["v"].abs() + 1
-    draws, heads = 5, 30
-    inputs = {n: x.expand(-1, heads, -1) for n, x in one.items()}
-    out = torch.stack([drop(inputs, tree, seed) for seed in range(draws)]).squeeze(-1)
-    sample = out.movedim(1, 2).flatten(0, 1)
-    expected = hierarchical_attention(**one, tree=tree, backend="reference").flatten()
-    error = sample.std(0) / (draws * heads) ** 0.5
-    assert (error > 0).all()
-    assert ((sample.mean(0) - expected) / error).abs().max() < 5
-
-
-def test_two_backwards_of_one_graph_agree_under_dropout():
-    tree = index("forest")
-    inputs = {n: x.requires_grad_() for n, x in attention_inputs(tree).items()}
-    out = drop(inputs, tree, 5)
-    first = torch.autograd.grad(out.sum(), list(inputs.values()), retain_graph=True)
-    torch.manual_seed(99)
-    second = torch.autograd.grad(out.sum(), list(inputs.values()))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    # Linear in the values for the masks of this call, forward and backward alike.
-    assert_close((first[2] * inputs["v"]).sum(), out.sum())
 
 
 # --- the choice of a backend ---------------------------------------------------------------------

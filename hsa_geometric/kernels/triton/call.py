@@ -1,0 +1,90 @@
+"""What all kernels of one call have in common."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..eager.plan import Plan, accumulator
+from ..eager.siblings import kept_scale
+from .places import Places
+
+# Elements of a tile.
+TILE = 2048
+# Rows of a tile where families are long, and what is long.
+ROWS, LONG_ROWS, LONG = 16, 64, 1024
+# Levels that a launch goes down; and where levels are many and thin.
+LEVELS, MANY_LEVELS = 8, 32
+
+# Whether one launch goes up all levels. It relies on the order of memory operations of different
+# programs; one launch a level does not, and computes the same to the last bit.
+ONE_LAUNCH = True
+
+
+class Call(NamedTuple):
+    """The arguments of attention over a tree, in storage order.
+
+    Attributes:
+        q: ``[N, H, D]`` of the leaves, contiguous as all others; ``k`` likewise, ``v [N, H, V]``.
+        pos_q: ``[T, H, P]``, as ``pos_k``.
+        temperature: ``[T, H]``, as ``bias``.
+        weight: ``[T]`` what part of its parent's mass each node has.
+        log_mass: ``[T]``.
+        scale: factor of the dot products.
+        self_loop: whether a leaf attends to itself.
+        dropout_p: probability that a weight is dropped.
+        seed: of the masks, one number on the device.
+        plan: the tree.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    pos_q: Tensor | None
+    pos_k: Tensor | None
+    temperature: Tensor | None
+    bias: Tensor | None
+    weight: Tensor
+    log_mass: Tensor
+    scale: float
+    self_loop: bool
+    dropout_p: float
+    seed: Tensor | None
+    plan: Plan
+
+    @classmethod
+    def of(cls, *args: Any) -> Call:
+        """From the operator's arguments."""
+        *rest, tree = args
+        given = [x.contiguous() if isinstance(x, Tensor) else x for x in rest]
+        return cls._make([*given, Plan.of(tree)])
+
+    @property
+    def places(self) -> Places:
+        """Where the tree's rows are."""
+        return Places.of(self.plan)
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return self.q.shape[1]
+
+    @property
+    def acc(self) -> torch.dtype:
+        """The precision of sums."""
+        return accumulator(self.q.dtype)
+
+    @property
+    def dropout(self) -> tuple[float, float]:
+        """The probability to drop, and the factor of what is kept."""
+        return self.dropout_p, kept_scale(self.dropout_p)
+
+    def empty(self, *shape: int) -> Tensor:
+        """Uninitialised numbers in the precision of sums."""
+        return self.q.new_empty(shape, dtype=self.acc)
+
+    def scalars(self) -> Tensor:
+        """Uninitialised ``[T, H]``."""
+        return self.empty(self.plan.num_nodes, self.heads)
