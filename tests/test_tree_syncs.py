@@ -252,9 +252,7 @@ def test_an_index_and_a_batch_move_without_waiting(device, parent):
 
 
 @pytest.mark.parametrize("name", ["forest", "deep", "one_node", "chain", "thin"])
-def test_attention_on_an_index_does_not_wait(device, name, monkeypatch):
-    # `meta` has no autocast to switch off
-    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
+def test_attention_on_an_index_does_not_wait(device, name, no_autocast):
     tree = TreeIndex.from_parent(caterpillar(100) if name == "thin" else zoo(name))
     inputs = attention_inputs(tree, pos_channels=2, node_scalars=True)
     expected = attend(inputs, tree)
@@ -264,9 +262,37 @@ def test_attention_on_an_index_does_not_wait(device, name, monkeypatch):
     assert_close([held(x) for x in results], expected)
 
 
-def attend(inputs, tree):
+@pytest.mark.parametrize("mass", [None, "random"])
+@pytest.mark.parametrize("name", ["forest", "one_node", "chain", "thin"])
+def test_nor_does_it_wait_between_launches_of_kernels(device, name, mass, no_autocast, monkeypatch):
+    # The kernels themselves do nothing here.
+    from hsa_geometric.kernels.triton import scalars, siblings, sweeps
+
+    launches = []
+    for module in (scalars, siblings, sweeps):
+        monkeypatch.setattr(module, "launch", lambda *args, **meta: launches.append(args))
+    tree = TreeIndex.from_parent(caterpillar(100) if name == "thin" else zoo(name))
+    inputs = attention_inputs(tree, pos_channels=2, node_scalars=True, mass=mass)
+    there = tree.to("meta", non_blocking=True)
+    mass = inputs.pop("mass", None)
+    more = {} if mass is None else {"mass": OnDevice(mass)}
+    inputs = {k: OnDevice(x) for k, x in inputs.items()}
+    results = attend(inputs, there, backend="triton", dropout_p=0.5, training=True, **more)
+    assert device.waits == []
+    assert all(isinstance(x, OnDevice) for x in results)
+    tensors = [x for args in launches for x in args if isinstance(x, Tensor)]
+    assert tensors and all(isinstance(x, OnDevice) for x in tensors)
+
+
+@pytest.fixture
+def no_autocast(monkeypatch):
+    """``meta`` has no autocast to switch off."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
+
+
+def attend(inputs, tree, backend="torch", **options):
     inputs = {name: x.requires_grad_() for name, x in inputs.items()}
-    out = hierarchical_attention(**inputs, tree=tree, backend="torch")
+    out = hierarchical_attention(**inputs, tree=tree, backend=backend, **options)
     out.sum().backward()
     return [out.detach(), *(x.grad for x in inputs.values())]
 

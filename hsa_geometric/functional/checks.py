@@ -159,7 +159,7 @@ def check_mass(mass: Tensor | None, tree: TreeIndex) -> None:
         raise ValueError(
             "Expected 'mass' to be data without gradient (got requires_grad=True; detach it)"
         )
-    if torch.compiler.is_compiling() or mass.is_cuda:
+    if torch.compiler.is_compiling() or mass.device.type != "cpu":
         return  # reading values would break the graph, or wait for the device
     bad = ~(mass.isfinite() & (mass >= 0))
     if bad.any():

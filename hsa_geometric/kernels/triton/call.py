@@ -13,8 +13,8 @@ from .places import Places
 
 # Elements of a tile.
 TILE = 2048
-# Rows of a tile where families are long, and what is long.
-ROWS, LONG_ROWS, LONG = 16, 64, 1024
+# Rows of a tile of families, of long ones, and what is long.
+ROWS, LONG_ROWS, LONG = 8, 64, 1024
 # Levels that a launch goes down; and where levels are many and thin.
 LEVELS, MANY_LEVELS = 8, 32
 
@@ -23,11 +23,17 @@ LEVELS, MANY_LEVELS = 8, 32
 ONE_LAUNCH = True
 
 
+def beside(x: Tensor) -> Tensor:
+    """``x [N, H, D]``, copied if the heads of a row do not stand beside each other."""
+    return x if x[:1].is_contiguous() else x.contiguous()
+
+
 class Call(NamedTuple):
     """The arguments of attention over a tree, in storage order.
 
     Attributes:
-        q: ``[N, H, D]`` of the leaves, contiguous as all others; ``k`` likewise, ``v [N, H, V]``.
+        q: ``[N, H, D]`` of the leaves, as ``k``, and ``v [N, H, V]``. Heads stand beside each other
+            in each row; rows may be parts of longer ones. All other tensors are contiguous.
         pos_q: ``[T, H, P]``, as ``pos_k``.
         temperature: ``[T, H]``, as ``bias``.
         weight: ``[T]`` what part of its parent's mass each node has.
@@ -58,7 +64,8 @@ class Call(NamedTuple):
     def of(cls, *args: Any) -> Call:
         """From the operator's arguments."""
         *rest, tree = args
-        given = [x.contiguous() if isinstance(x, Tensor) else x for x in rest]
+        given = [beside(x) for x in rest[:3]]
+        given += [x.contiguous() if isinstance(x, Tensor) else x for x in rest[3:]]
         return cls._make([*given, Plan.of(tree)])
 
     @property

@@ -22,8 +22,8 @@ class Places(NamedTuple):
 
     Attributes:
         source: ``[T]`` of each position, the leaf's row; or ``-1 - n`` for the ``n``-th inner node.
-        starts: ``[T]`` first position of the node's family; of a root, its own.
-        ends: ``[T]`` the position after its last one; of a root, its own.
+        starts: ``[T]`` first position of the node's family; a root is one of its own.
+        ends: ``[T]`` the position after its last one.
         family: ``[F]`` which family is below each inner node.
     """
 
@@ -43,7 +43,7 @@ class Places(NamedTuple):
         number = torch.searchsorted(plan.family_ptr, position[plan.num_roots :], right=True)
         roots = position[: plan.num_roots]
         starts = torch.cat([roots, plan.family_ptr[number - 1]])
-        ends = torch.cat([roots, plan.family_ptr[number]])
+        ends = torch.cat([roots + 1, plan.family_ptr[number]])
         source, family = torch.empty_like(position), torch.empty_like(plan.inner)
         leaves, inner = plan.leaf.shape[0], plan.inner.shape[0]
         source.index_copy_(0, plan.leaf, position[:leaves])

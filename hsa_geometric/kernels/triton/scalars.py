@@ -31,11 +31,11 @@ def climb(
             x.weight, x.log_mass,
             places.family, pending,
             plan.family_ptr, plan.family_parent, plan.inner_ptr, plan.above,
-            first, count, plan.num_roots, x.heads,
-            EVIDENCE=f is None, CLIMB=call.ONE_LAUNCH, **sizes,
+            first, count, plan.num_roots,
+            HEADS=x.heads, EVIDENCE=f is None, CLIMB=call.ONE_LAUNCH, **sizes,
         )  # fmt: skip
 
-    upward(plan, x.heads, go)
+    upward(plan, [x.heads], go)
     return y
 
 
@@ -55,8 +55,8 @@ def descend(x: Call, f: Tensor, total: Tensor, given: tuple[Tensor, ...] = ()) -
             load("scalars_kernels").descend, (cover((stop - first) * x.heads, ROWS),), f.device,
             out, f, total, reach, by_mean, by_inside, x.weight, by_evidence,
             plan.inner, plan.above,
-            first, stop, done, steps, plan.num_roots, x.heads,
-            REACH=not given, FINISHED=done > 0, ROWS=ROWS,
+            first, stop, done, steps, plan.num_roots,
+            HEADS=x.heads, REACH=not given, FINISHED=done > 0, ROWS=ROWS,
         )  # fmt: skip
     return out
 
@@ -84,7 +84,8 @@ def gradients(
         f if x.seed is None else x.seed,
         *result, f if by_bias is None else by_bias,
         x.places.source, x.plan.above,
-        f.numel(), x.plan.num_roots, x.heads, *x.dropout,
-        SELF_LOOP=x.self_loop, BIAS=x.bias is not None, DROPOUT=x.dropout_p > 0, BLOCK=STEP,
+        f.numel(), x.plan.num_roots, *x.dropout,
+        HEADS=x.heads, SELF_LOOP=x.self_loop, BIAS=x.bias is not None,
+        DROPOUT=x.dropout_p > 0, BLOCK=STEP,
     )  # fmt: skip
     return result, by_bias

@@ -1,4 +1,4 @@
-r"""The kernels of :mod:`.scalars`, on numbers ``[T, heads]`` in storage order.
+r"""The kernels of :mod:`.scalars`, on numbers ``[T, HEADS]`` in storage order.
 
 Every result is summed by one program in a fixed order; the only atomics count in integers. Below,
 f is the log evidence of a node and S, called ``total``, the log-sum-exp of its siblings.
@@ -56,8 +56,9 @@ def last_to_arrive(parent, family, pending, inner_ptr, above):
 def climb(
     y, f_given, total, by_mean, weight, log_mass,
     family, pending, family_ptr, family_parent, inner_ptr, above,
-    first, count, num_roots, heads,
-    EVIDENCE: tl.constexpr, CLIMB: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    first, count, num_roots,
+    HEADS: tl.constexpr, EVIDENCE: tl.constexpr, CLIMB: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Fill ``y`` at inner nodes from what it holds at leaves, for families ``first:first + count``.
 
@@ -67,7 +68,7 @@ def climb(
     ACC: tl.constexpr = y.dtype.element_ty
     f = first + tl.program_id(0).to(tl.int64)
     c = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = c < heads
+    inside = c < HEADS
     go = tl.program_id(0) < count
     if CLIMB:
         go = tl.load(inner_ptr + f) == tl.load(inner_ptr + f + 1)
@@ -79,7 +80,7 @@ def climb(
             member = start + tl.arange(0, ROWS).to(tl.int64)
             real = member < hi
             there = real[:, None] & inside[None, :]
-            at = member[:, None] * heads + c[None, :]
+            at = member[:, None] * HEADS + c[None, :]
             # Written by other programs of this launch: from the L2 cache, which all share (.cg).
             value = tl.load(y + at, mask=there, other=0.0, cache_modifier=".cg")
             sibling = tl.load(total + at, mask=there, other=0.0)
@@ -93,7 +94,7 @@ def climb(
         if EVIDENCE:
             empty = tl.load(log_mass + parent) == float("-inf")
             result = tl.where(empty, float("-inf"), result)
-        tl.store(y + parent * heads + c, result, mask=inside)
+        tl.store(y + parent * HEADS + c, result, mask=inside)
         go = (parent >= num_roots) & CLIMB
         if go:
             f, go = last_to_arrive(parent, family, pending, inner_ptr, above)
@@ -103,25 +104,25 @@ def climb(
 def descend(
     out, f, total, reach, by_mean, by_inside, weight, by_evidence,
     inner, above,
-    first, stop, done, steps, num_roots, heads,
-    REACH: tl.constexpr, FINISHED: tl.constexpr, ROWS: tl.constexpr,
+    first, stop, done, steps, num_roots,
+    HEADS: tl.constexpr, REACH: tl.constexpr, FINISHED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """``out [F, heads]`` of the inner nodes ``first:stop``, from the roots down.
+    """``out [F, HEADS]`` of the inner nodes ``first:stop``, from the roots down.
 
     With ``REACH`` it is the fraction W of its attention that a leaf below keeps inside, else the
     gradient of f. Rows walk up as those of :func:`.sweeps_kernels.descend`.
     """
     ACC: tl.constexpr = out.dtype.element_ty
-    i = first.to(tl.int64) * heads + tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    n = i // heads
-    head = i % heads
+    i = first.to(tl.int64) * HEADS + tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    n = i // HEADS
+    head = i % HEADS
     real = n < stop
     walking = real
     acc = tl.zeros([ROWS], dtype=ACC)
     path = tl.full([ROWS], 1.0, dtype=ACC)
     for _ in range(steps):
         node = tl.load(inner + n, mask=walking, other=0)
-        at = node * heads + head
+        at = node * HEADS + head
         own = tl.load(f + at, mask=walking, other=0.0)
         keep, rest = portions(own, tl.load(total + at, mask=walking, other=0.0))
         if REACH:
@@ -131,7 +132,7 @@ def descend(
         walking = walking & (node >= num_roots)
         up = tl.load(above + node, mask=walking, other=0)
         if not REACH:
-            w = tl.load(reach + up * heads + head, mask=walking, other=0.0)
+            w = tl.load(reach + up * HEADS + head, mask=walking, other=0.0)
             given = tl.load(by_inside + at, mask=walking, other=0.0)
             given -= tl.load(by_mean + at, mask=walking, other=0.0)
             acc += tl.where(walking, path * keep * rest * w * given, 0.0)
@@ -140,9 +141,9 @@ def descend(
         if FINISHED:
             last = walking & (up < done)
             if REACH:
-                path *= tl.load(out + up * heads + head, mask=last, other=1.0)
+                path *= tl.load(out + up * HEADS + head, mask=last, other=1.0)
             else:
-                acc += path * tl.load(out + up * heads + head, mask=last, other=0.0)
+                acc += path * tl.load(out + up * HEADS + head, mask=last, other=0.0)
             walking = walking & (up >= done)
         n = tl.where(walking, up, n)
     if REACH:
@@ -155,10 +156,11 @@ def gradients(
     f, total, reach, by_mean, by_inside, by_f, weight, by_evidence, seed,
     share, shared, by_own, alone, by_bias,
     source, above,
-    size, num_roots, heads, dropout_p, kept_scale,
-    SELF_LOOP: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, BLOCK: tl.constexpr,
+    size, num_roots, dropout_p, kept_scale,
+    HEADS: tl.constexpr, SELF_LOOP: tl.constexpr, BIAS: tl.constexpr,
+    DROPOUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """What attention within families needs for its gradients, ``[T, heads]`` each.
+    """What attention within families needs for its gradients, ``[T, HEADS]`` each.
 
     ``share`` of a leaf's attention that the node gives to its siblings, ``shared`` by all logits of
     the node as a query, the gradient ``by_own`` of a leaf's own logit, the weight ``alone`` of its
@@ -166,10 +168,10 @@ def gradients(
     """
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     real = i < size
-    node = i // heads
-    head = i % heads
+    node = i // HEADS
+    head = i % HEADS
     below = real & (node >= num_roots)
-    up = tl.load(above + node, mask=below, other=0) * heads + head
+    up = tl.load(above + node, mask=below, other=0) * HEADS + head
     sibling = tl.load(total + i, mask=real, other=0.0)
     keep, rest = portions(tl.load(f + i, mask=real, other=0.0), sibling)
     w = tl.load(reach + up, mask=below, other=1.0)

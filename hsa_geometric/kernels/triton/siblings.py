@@ -76,9 +76,9 @@ class Tiles:
             "DROPOUT": x.dropout_p > 0.0,
             "WIDE": self.nodes * row >= places.INT32_LIMIT,
             "PRECISION": "tf32" if halves else "ieee",
-            # So that compiled for an H100 the float32 kernels spill few registers or none.
-            "num_warps": min(8, self.tile * widest // 256),
-            "num_stages": 2 if widest <= 64 else 1,
+            # So that compiled for an H100 few registers are spilled or none.
+            "num_warps": max(1, min(8, self.tile * widest // (512 if halves else 256))),
+            "num_stages": 1 if self.tile == SMALL_TILE or widest > 64 else 2,
         }
 
     def run(self, name: str, start: int, stop: int, *tensors: Tensor | None, **meta: Any) -> None:
@@ -91,7 +91,8 @@ class Tiles:
         launch(
             getattr(self.kernels, name), (tiles * self.call.heads,), self.call.q.device,
             *self.tensors, *(self.call.q if x is None else x for x in tensors),
-            self.nodes, first, *self.scalars, **self.meta, **meta,
+            *(x.stride(0) for x in (self.call.q, self.call.k, self.call.v)),
+            self.nodes, self.call.plan.num_roots, first, *self.scalars, **self.meta, **meta,
         )  # fmt: skip
 
 

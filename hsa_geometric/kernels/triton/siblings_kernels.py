@@ -21,6 +21,20 @@ import triton.language as tl
 
 from .dropout_kernels import kept
 
+# log2 e and its inverse: exponentials are powers of two, which the hardware has.
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def _columns(there, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+    """Column numbers ``[1, PADDED]``, and which entries there are of the rows ``there``."""
+    c = tl.arange(0, PADDED)[None, :]
+    mask = there[:, None]
+    if WIDTH < PADDED:
+        mask = mask & (c < WIDTH)
+    return c, mask
+
 
 @triton.jit
 def _rows(
@@ -28,27 +42,26 @@ def _rows(
     WIDTH: tl.constexpr, PADDED: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """``WIDTH`` columns of nodes' rows, ``[BLOCK, PADDED]``; 0 elsewhere."""
-    c = tl.arange(0, PADDED)[None, :]
-    mask = there[:, None] & (c < WIDTH)
-    row = row[:, None]
-    x = tl.load(leaves + row * stride + column + c, mask=mask & (row >= 0), other=0.0).to(ACC)
-    at = (-1 - row) * inner_stride + inner_column + c
-    return tl.where(row >= 0, x, tl.load(inner + at, mask=mask & (row < 0), other=0.0))
+    c, mask = _columns(there & (row >= 0), WIDTH, PADDED)
+    x = tl.load(leaves + row[:, None] * stride + column + c, mask=mask, other=0.0).to(ACC)
+    if tl.min(row, 0) < 0:  # most tiles hold leaves alone
+        c, mask = _columns(there & (row < 0), WIDTH, PADDED)
+        at = (-1 - row)[:, None] * inner_stride + inner_column + c
+        x += tl.load(inner + at, mask=mask, other=0.0)
+    return x
 
 
 @triton.jit
 def _numbers(x, at, there, stride, column, WIDTH: tl.constexpr, PADDED: tl.constexpr):
     """``WIDTH`` columns of the rows ``at`` of one tensor; 0 elsewhere."""
-    c = tl.arange(0, PADDED)[None, :]
-    mask = there[:, None] & (c < WIDTH)
+    c, mask = _columns(there, WIDTH, PADDED)
     return tl.load(x + at[:, None] * stride + column + c, mask=mask, other=0.0)
 
 
 @triton.jit
 def _put(x, value, at, there, stride, column, WIDTH: tl.constexpr, PADDED: tl.constexpr):
     """Write where :func:`_numbers` reads."""
-    c = tl.arange(0, PADDED)[None, :]
-    mask = there[:, None] & (c < WIDTH)
+    c, mask = _columns(there, WIDTH, PADDED)
     tl.store(x + at[:, None] * stride + column + c, value, mask=mask)
 
 
@@ -56,17 +69,14 @@ def _put(x, value, at, there, stride, column, WIDTH: tl.constexpr, PADDED: tl.co
 def _product(p, x, pairs, out, PRECISION: tl.constexpr):
     """``out + p x`` for ``p [M, N]``, which is 0 where ``pairs`` is not, and ``x [N, C]``.
 
-    A tile may hold another family's NaN, and 0 NaN = NaN: what is not finite is left out of the
-    product, and makes those rows NaN that have a pair with it.
+    A tile may hold another family's NaN, and 0 NaN = NaN: rows that are not finite are left out of
+    the product, and make those rows NaN that have a pair with them.
     """
-    finite = tl.abs(x) < float("inf")
-    x = tl.where(finite, x, 0.0)
-    out = tl.dot(p, x, acc=out, input_precision=PRECISION, out_dtype=out.dtype)
-    if tl.min(tl.min(finite.to(tl.int32), 1), 0) == 0:
-        spoilt = tl.where(finite, 0.0, 1.0).to(tl.float32)
-        reached = tl.dot(pairs.to(tl.float32), spoilt, input_precision="ieee")
-        out = tl.where(reached > 0, float("nan"), out)
-    return out
+    if tl.sum(tl.sum(x * 0.0, 1), 0) != 0.0:
+        spoilt = tl.sum(x * 0.0, 1)
+        x = tl.where(spoilt[:, None] == 0.0, x, 0.0)
+        out += tl.sum(tl.where(pairs, spoilt[None, :], 0.0), 1)[:, None]
+    return tl.dot(p, x, acc=out, input_precision=PRECISION, out_dtype=out.dtype)
 
 
 @triton.jit
@@ -85,13 +95,6 @@ def _tile(
 
 
 @triton.jit
-def _pairs(me, start, end, them):
-    """Which queries and keys are siblings, ``[BLOCK, BLOCK]``: also which keys and queries."""
-    pairs = (them[None, :] >= start[:, None]) & (them[None, :] < end[:, None])
-    return pairs & (them[None, :] != me[:, None])
-
-
-@triton.jit
 def _products(q, k, eps, eps_k, scale, P: tl.constexpr, PRECISION: tl.constexpr):
     """``[M, N]``: scale q·k + ε·ε."""
     s = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=q.dtype) * scale
@@ -100,12 +103,13 @@ def _products(q, k, eps, eps_k, scale, P: tl.constexpr, PRECISION: tl.constexpr)
     return s
 
 
-@triton.jit(do_not_specialize=["num_nodes", "first", "shift"])
+@triton.jit(do_not_specialize=["num_nodes", "num_roots", "first", "shift"])
 def forward(
     q_leaf, k_leaf, v_leaf, means, pos_q, pos_k, temperature, bias, log_mass,
     source, starts, ends, seed,
     mean_leaf, mean_inner, total, f,
-    num_nodes, first, shift, scale_high, scale_low, dropout_p, kept_scale,
+    q_stride, k_stride, v_stride, num_nodes, num_roots, first, shift,
+    scale_high, scale_low, dropout_p, kept_scale,
     HEADS: tl.constexpr, D: tl.constexpr, V: tl.constexpr, P: tl.constexpr,
     D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr, BLOCK: tl.constexpr,
     TEMPERATURE: tl.constexpr, BIAS: tl.constexpr, SELF_LOOP: tl.constexpr,
@@ -119,7 +123,7 @@ def forward(
         source, starts, ends, num_nodes, first, shift, HEADS, BLOCK, INDEX
     )
     scale = tl.full([1], scale_high, ACC) + tl.full([1], scale_low, ACC)
-    q = _rows(q_leaf, means, row, here, HEADS * D, head * D, WIDTH, head * D, D, D_PAD, ACC)
+    q = _rows(q_leaf, means, row, here, q_stride, head * D, WIDTH, head * D, D, D_PAD, ACC)
     eps = q
     if P > 0:
         eps = _numbers(pos_q, me, here, HEADS * P, head * P, P, P_PAD)
@@ -131,6 +135,7 @@ def forward(
     # Without a sibling of positive mass `top` stays at a number that exp can take.
     top = tl.full([BLOCK], -3.0e38, dtype=ACC)
     norm = tl.zeros([BLOCK], dtype=ACC)
+    own = tl.zeros([BLOCK], dtype=ACC)
     acc = tl.zeros([BLOCK, V_PAD], dtype=ACC)
     last = tl.max(end, 0)
     for begin in range(tl.min(start, 0), last, BLOCK):
@@ -138,23 +143,26 @@ def forward(
         there = them < last
         their = tl.load(source + them, mask=there, other=0).to(INDEX)
         k = _rows(
-            k_leaf, means, their, there, HEADS * D, head * D, WIDTH, (HEADS + head) * D,
+            k_leaf, means, their, there, k_stride, head * D, WIDTH, (HEADS + head) * D,
             D, D_PAD, ACC,
         )  # fmt: skip
         v = _rows(
-            v_leaf, means, their, there, HEADS * V, head * V, WIDTH, 2 * HEADS * D + head * V,
+            v_leaf, means, their, there, v_stride, head * V, WIDTH, 2 * HEADS * D + head * V,
             V, V_PAD, ACC,
         )  # fmt: skip
         eps_k = k
         if P > 0:
             eps_k = _numbers(pos_k, them, there, HEADS * P, head * P, P, P_PAD)
         their_mass = tl.load(log_mass + them, mask=there, other=float("-inf"))
-        pairs = _pairs(me, start, end, them)
+        family = (them[None, :] >= start[:, None]) & (them[None, :] < end[:, None])
+        myself = them[None, :] == me[:, None]
+        pairs = family & ~myself
         s = _products(q, k, eps, eps_k, scale, P, PRECISION) + their_mass[None, :]
-        s = tl.where(pairs, s, float("-inf"))
+        own += tl.sum(tl.where(myself, s, 0.0), 1)
+        s = tl.where(pairs, s * LOG2_E, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1))
-        p = tl.exp(s - higher[:, None])
-        fade = tl.exp(top - higher)
+        p = tl.exp2(s - higher[:, None])
+        fade = tl.exp2(top - higher)
         norm = norm * fade + tl.sum(p, 1)
         if DROPOUT:
             place = them[None, :] - start[:, None]
@@ -164,33 +172,29 @@ def forward(
 
     # The norm is at least 1, or 0 without a sibling of positive mass: then M = 0 and S = -inf.
     some = tl.where(norm == 0, 1.0, norm)
-    log_total = tl.where(norm == 0, float("-inf"), tl.log(some) + top)
+    log_total = tl.where(norm == 0, float("-inf"), (tl.log2(some) + top) * LN_2)
     if BIAS:
         log_total += tl.load(bias + me * HEADS + head, mask=here, other=0.0)
     tl.store(total + me * HEADS + head, log_total, mask=here)
     is_leaf = here & (row >= 0)
-    acc = acc / some[:, None]
+    if not SELF_LOOP:
+        own = tl.full([BLOCK], float("-inf"), dtype=ACC)
+    tl.store(f + me * HEADS + head, own, mask=is_leaf)
+    acc = acc * (1.0 / some)[:, None]
     rounded = acc.to(mean_leaf.dtype.element_ty)
     _put(mean_leaf, rounded, row, is_leaf, HEADS * V, head * V, V, V_PAD)
-    _put(mean_inner, acc, -1 - row, here & (row < 0), HEADS * V, head * V, V, V_PAD)
-
-    own = tl.full([BLOCK], float("-inf"), dtype=ACC)
-    if SELF_LOOP:
-        k = _numbers(k_leaf, row, is_leaf, HEADS * D, head * D, D, D_PAD).to(ACC)
-        own = tl.sum(q * k, 1) * scale + tl.load(log_mass + me, mask=here, other=0.0)
-        if P > 0:
-            eps_k = _numbers(pos_k, me, here, HEADS * P, head * P, P, P_PAD)
-            own += tl.sum(eps * eps_k, 1)
-    tl.store(f + me * HEADS + head, own, mask=is_leaf)
+    if tl.min(row, 0) < 0:
+        _put(mean_inner, acc, -1 - row, here & (row < 0), HEADS * V, head * V, V, V_PAD)
 
 
-@triton.jit(do_not_specialize=["num_nodes", "first", "shift"])
+@triton.jit(do_not_specialize=["num_nodes", "num_roots", "first", "shift"])
 def backward_queries(
     q_leaf, k_leaf, v_leaf, means, pos_q, pos_k, temperature, bias, log_mass,
     source, starts, ends, seed,
     total, grad_leaf, grad_inner, share, shared, by_own, alone, weight, z, above,
     by_q, by_means, by_pos_q, by_temperature,
-    num_nodes, first, shift, scale_high, scale_low, dropout_p, kept_scale,
+    q_stride, k_stride, v_stride, num_nodes, num_roots, first, shift,
+    scale_high, scale_low, dropout_p, kept_scale,
     HEADS: tl.constexpr, D: tl.constexpr, V: tl.constexpr, P: tl.constexpr,
     D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr, BLOCK: tl.constexpr,
     TEMPERATURE: tl.constexpr, BIAS: tl.constexpr, SELF_LOOP: tl.constexpr,
@@ -212,7 +216,7 @@ def backward_queries(
     start = tl.where(here, start, num_nodes)
     end = tl.where(here, end, 0)
     scale = tl.full([1], scale_high, ACC) + tl.full([1], scale_low, ACC)
-    q = _rows(q_leaf, means, row, here, HEADS * D, head * D, WIDTH, head * D, D, D_PAD, ACC)
+    q = _rows(q_leaf, means, row, here, q_stride, head * D, WIDTH, head * D, D, D_PAD, ACC)
     g = _rows(grad_leaf, grad_inner, row, here, HEADS * V, head * V, HEADS * V, head * V,
               V, V_PAD, ACC)  # fmt: skip
     g *= tl.load(share + me * HEADS + head, mask=here, other=0.0)[:, None]
@@ -220,7 +224,8 @@ def backward_queries(
     top = tl.load(total + me * HEADS + head, mask=here, other=0.0)
     if BIAS:
         top -= tl.load(bias + me * HEADS + head, mask=here, other=0.0)
-    top = tl.where(top < -3.0e38, -3.0e38, top)
+    top = tl.where(top < -2.0e38, -2.0e38, top) * LOG2_E
+    own = tl.load(by_own + me * HEADS + head, mask=here, other=0.0)
     eps = q
     by_eps = tl.zeros([BLOCK, P_PAD], dtype=ACC)
     if P > 0:
@@ -236,35 +241,34 @@ def backward_queries(
         there = them < last
         their = tl.load(source + them, mask=there, other=0).to(INDEX)
         k = _rows(
-            k_leaf, means, their, there, HEADS * D, head * D, WIDTH, (HEADS + head) * D,
+            k_leaf, means, their, there, k_stride, head * D, WIDTH, (HEADS + head) * D,
             D, D_PAD, ACC,
         )  # fmt: skip
         v = _rows(
-            v_leaf, means, their, there, HEADS * V, head * V, WIDTH, 2 * HEADS * D + head * V,
+            v_leaf, means, their, there, v_stride, head * V, WIDTH, 2 * HEADS * D + head * V,
             V, V_PAD, ACC,
         )  # fmt: skip
         eps_k = k
         if P > 0:
             eps_k = _numbers(pos_k, them, there, HEADS * P, head * P, P, P_PAD)
         their_mass = tl.load(log_mass + them, mask=there, other=float("-inf"))
-        pairs = _pairs(me, start, end, them)
-        s = _products(q, k, eps, eps_k, scale, P, PRECISION) * factor[:, None]
-        s += their_mass[None, :]
-        p = tl.exp(tl.where(pairs, s, float("-inf")) - top[:, None])
+        family = (them[None, :] >= start[:, None]) & (them[None, :] < end[:, None])
+        myself = them[None, :] == me[:, None]
+        pairs = family & ~myself
+        s = _products(q, k, eps, eps_k, scale, P, PRECISION)
+        if TEMPERATURE:
+            s *= factor[:, None]
+        s = (s + their_mass[None, :]) * LOG2_E
+        p = tl.exp2(tl.where(pairs, s, float("-inf")) - top[:, None])
         ds = tl.dot(g, tl.trans(v), input_precision=PRECISION, out_dtype=ACC)
         if DROPOUT:
             place = them[None, :] - start[:, None]
             ds = tl.where(kept(seed, head, me[:, None], place, dropout_p), ds * kept_scale, 0.0)
-        ds = tl.where(pairs, p * (ds + common[:, None]), 0.0)
-        acc = _product(ds, k, pairs, acc, PRECISION)
+        ds = tl.where(pairs, p * (ds + common[:, None]), tl.where(myself, own[:, None], 0.0))
+        acc = _product(ds, k, family, acc, PRECISION)
         if P > 0:
-            by_eps = _product(ds, eps_k, pairs, by_eps, PRECISION)
+            by_eps = _product(ds, eps_k, family, by_eps, PRECISION)
 
-    if SELF_LOOP and LEAVES:
-        own = tl.load(by_own + me * HEADS + head, mask=here, other=0.0)[:, None]
-        acc += own * _numbers(k_leaf, row, here, HEADS * D, head * D, D, D_PAD).to(ACC)
-        if P > 0:
-            by_eps += own * _numbers(pos_k, me, here, HEADS * P, head * P, P, P_PAD)
     acc *= scale
     if TEMPERATURE:
         by_factor = tl.sum(acc * q, 1)
@@ -278,21 +282,22 @@ def backward_queries(
     if LEAVES:
         w = tl.load(weight + me, mask=here, other=0.0)[:, None]
         up = tl.load(above + me, mask=here, other=0).to(INDEX)
-        here_z = here & (start < end)  # no root
-        acc += w * _numbers(z, up, here_z, WIDTH, head * D, D, D_PAD)
+        below = here & (me >= num_roots)
+        acc += w * _numbers(z, up, below, WIDTH, head * D, D, D_PAD)
         acc = acc.to(by_q.dtype.element_ty)
         _put(by_q, acc, row, here, HEADS * D, head * D, D, D_PAD)
     else:
         _put(by_means, acc, -1 - row, here, WIDTH, head * D, D, D_PAD)
 
 
-@triton.jit(do_not_specialize=["num_nodes", "first", "shift"])
+@triton.jit(do_not_specialize=["num_nodes", "num_roots", "first", "shift"])
 def backward_keys(
     q_leaf, k_leaf, v_leaf, means, pos_q, pos_k, temperature, bias, log_mass,
     source, starts, ends, seed,
     total, grad_leaf, grad_inner, share, shared, by_own, alone, weight, z, above,
     by_k, by_v, by_means, by_pos_k,
-    num_nodes, first, shift, scale_high, scale_low, dropout_p, kept_scale,
+    q_stride, k_stride, v_stride, num_nodes, num_roots, first, shift,
+    scale_high, scale_low, dropout_p, kept_scale,
     HEADS: tl.constexpr, D: tl.constexpr, V: tl.constexpr, P: tl.constexpr,
     D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr, BLOCK: tl.constexpr,
     TEMPERATURE: tl.constexpr, BIAS: tl.constexpr, SELF_LOOP: tl.constexpr,
@@ -313,10 +318,10 @@ def backward_keys(
     end = tl.where(here, end, 0)
     scale = tl.full([1], scale_high, ACC) + tl.full([1], scale_low, ACC)
     k = _rows(
-        k_leaf, means, row, here, HEADS * D, head * D, WIDTH, (HEADS + head) * D, D, D_PAD, ACC
+        k_leaf, means, row, here, k_stride, head * D, WIDTH, (HEADS + head) * D, D, D_PAD, ACC
     )
     v = _rows(
-        v_leaf, means, row, here, HEADS * V, head * V, WIDTH, 2 * HEADS * D + head * V,
+        v_leaf, means, row, here, v_stride, head * V, WIDTH, 2 * HEADS * D + head * V,
         V, V_PAD, ACC,
     )  # fmt: skip
     mass = tl.load(log_mass + me, mask=here, other=float("-inf"))
@@ -332,7 +337,7 @@ def backward_keys(
         them = begin + tl.arange(0, BLOCK)
         there = them < last
         their = tl.load(source + them, mask=there, other=0).to(INDEX)
-        q = _rows(q_leaf, means, their, there, HEADS * D, head * D, WIDTH, head * D, D, D_PAD, ACC)
+        q = _rows(q_leaf, means, their, there, q_stride, head * D, WIDTH, head * D, D, D_PAD, ACC)
         g = _rows(grad_leaf, grad_inner, their, there, HEADS * V, head * V, HEADS * V, head * V,
                   V, V_PAD, ACC)  # fmt: skip
         g *= tl.load(share + them * HEADS + head, mask=there, other=0.0)[:, None]
@@ -346,11 +351,14 @@ def backward_keys(
         top = tl.load(total + them * HEADS + head, mask=there, other=0.0)
         if BIAS:
             top -= tl.load(bias + them * HEADS + head, mask=there, other=0.0)
-        top = tl.where(top < -3.0e38, -3.0e38, top)
+        top = tl.where(top < -2.0e38, -2.0e38, top) * LOG2_E
+        own = tl.load(by_own + them * HEADS + head, mask=there, other=0.0)
         common = tl.load(shared + them * HEADS + head, mask=there, other=0.0)
-        pairs = _pairs(me, start, end, them)
-        s = _products(k, q, eps_k, eps, scale, P, PRECISION) + mass[:, None]
-        p = tl.where(pairs, tl.exp(tl.where(pairs, s, float("-inf")) - top[None, :]), 0.0)
+        family = (them[None, :] >= start[:, None]) & (them[None, :] < end[:, None])
+        myself = them[None, :] == me[:, None]
+        pairs = family & ~myself
+        s = (_products(k, q, eps_k, eps, scale, P, PRECISION) + mass[:, None]) * LOG2_E
+        p = tl.where(pairs, tl.exp2(tl.where(pairs, s, float("-inf")) - top[None, :]), 0.0)
         ds = tl.dot(v, tl.trans(g), input_precision=PRECISION, out_dtype=ACC)
         kept_p = p
         if DROPOUT:
@@ -358,28 +366,21 @@ def backward_keys(
             keep = kept(seed, head, them[None, :], place, dropout_p)
             ds = tl.where(keep, ds * kept_scale, 0.0)
             kept_p = tl.where(keep, p * kept_scale, 0.0)
-        ds = tl.where(pairs, p * (ds + common[None, :]), 0.0)
-        acc_k = _product(ds, q, pairs, acc_k, PRECISION)
+        ds = tl.where(pairs, p * (ds + common[None, :]), tl.where(myself, own[None, :], 0.0))
+        acc_k = _product(ds, q, family, acc_k, PRECISION)
         acc_v = _product(kept_p, g, pairs, acc_v, PRECISION)
         if P > 0:
-            by_eps = _product(ds, eps, pairs, by_eps, PRECISION)
+            by_eps = _product(ds, eps, family, by_eps, PRECISION)
 
-    if SELF_LOOP and LEAVES:
-        own = tl.load(by_own + me * HEADS + head, mask=here, other=0.0)[:, None]
-        if TEMPERATURE:
-            own *= tl.load(temperature + me * HEADS + head, mask=here, other=0.0)[:, None]
-        acc_k += own * _numbers(q_leaf, row, here, HEADS * D, head * D, D, D_PAD).to(ACC)
-        if P > 0:
-            by_eps += own * _numbers(pos_q, me, here, HEADS * P, head * P, P, P_PAD)
     acc_k *= scale
     if P > 0:
         _put(by_pos_k, by_eps, me, here, HEADS * P, head * P, P, P_PAD)
     if LEAVES:
         w = tl.load(weight + me, mask=here, other=0.0)[:, None]
         up = tl.load(above + me, mask=here, other=0).to(INDEX)
-        here_z = here & (start < end)  # no root
-        acc_k += w * _numbers(z, up, here_z, WIDTH, (HEADS + head) * D, D, D_PAD)
-        acc_v += w * _numbers(z, up, here_z, WIDTH, 2 * HEADS * D + head * V, V, V_PAD)
+        below = here & (me >= num_roots)
+        acc_k += w * _numbers(z, up, below, WIDTH, (HEADS + head) * D, D, D_PAD)
+        acc_v += w * _numbers(z, up, below, WIDTH, 2 * HEADS * D + head * V, V, V_PAD)
         lone = tl.load(alone + me * HEADS + head, mask=here, other=0.0)[:, None]
         acc_v += lone * _numbers(grad_leaf, row, here, HEADS * V, head * V, V, V_PAD).to(ACC)
         acc_k = acc_k.to(by_k.dtype.element_ty)

@@ -26,11 +26,13 @@ from .places import Places
 
 
 def tile(channels: int, longest: int) -> dict[str, int]:
-    """Rows and channels of a tile, for families of at most ``longest`` members."""
+    """Rows and channels of a tile, for families of at most ``longest`` members.
+
+    One warp has all rows of its channels, so that they are summed in registers.
+    """
     rows = min(power_of_two(longest), call.ROWS if longest <= call.LONG else call.LONG_ROWS)
-    block = min(power_of_two(channels), call.TILE // rows)
-    rows = min(power_of_two(longest), call.TILE // block)
-    return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, min(4, rows * block // 256))}
+    block = min(power_of_two(channels), max(1, call.TILE // rows))
+    return {"ROWS": rows, "BLOCK": block, "num_warps": 1 if longest <= call.LONG else 4}
 
 
 def flat_tile(width: int) -> dict[str, int]:
@@ -39,13 +41,14 @@ def flat_tile(width: int) -> dict[str, int]:
     return {"ROWS": call.TILE // block, "BLOCK": block}
 
 
-def upward(plan: Plan, channels: int, go: Callable[..., None]) -> None:
-    """Call ``go(pending, first, count, blocks, sizes)`` to sum families, those below first."""
+def upward(plan: Plan, widths: list[int], go: Callable[..., None]) -> None:
+    """Call ``go(pending, first, count, blocks, sizes)`` to sum families, those below first.
+
+    Tensors of ``widths`` channels are summed side by side, in ``blocks``.
+    """
     families, device = plan.family_parent.shape[0], plan.up.device
-    if families == 0 or channels == 0:
-        return
-    sizes = tile(channels, plan.sizes[-1][0])
-    blocks = cover(channels, sizes["BLOCK"])
+    sizes = tile(max(widths), plan.sizes[-1][0])
+    blocks = sum(cover(width, sizes["BLOCK"]) for width in widths)
     size = families * blocks if call.ONE_LAUNCH else 0
     pending = torch.zeros(size, dtype=torch.int32, device=device)
     levels = [] if call.ONE_LAUNCH else reversed(plan.level_table[:, :2].tolist())
@@ -73,21 +76,21 @@ def sums(xs: list[Tensor], weight: Tensor | None, plan: Plan) -> Tensor:
     """
     kernels, places = load("sweeps_kernels"), Places.of(plan)
     widths = [x.shape[1] for x in xs]
-    dtype = accumulator(xs[0].dtype)
-    y = xs[0].new_empty(plan.inner.shape[0], sum(widths), dtype=dtype)
-    second = min(1, len(xs) - 1)
+    y = xs[0].new_empty(plan.inner.shape[0], sum(widths), dtype=accumulator(xs[0].dtype))
+    xs, widths = [*xs, y, y][:3], [*widths, 0, 0][:3]
 
     def go(pending: Tensor, first: int, count: int, blocks: int, sizes: dict[str, int]) -> None:
         launch(
             kernels.climb, (count, blocks), y.device,
-            xs[0], xs[second], xs[-1], y if weight is None else weight, y,
+            *xs, y if weight is None else weight, y,
             places.source, places.family, pending,
             plan.family_ptr, plan.family_parent, plan.inner_ptr, plan.above,
-            first, count, plan.num_roots, y.shape[1], widths[0], widths[second],
-            SOURCES=len(xs), WEIGHTED=weight is not None, CLIMB=call.ONE_LAUNCH, **sizes,
+            *(x.stride(0) for x in xs), first, count, plan.num_roots,
+            **{f"WIDTH{i}": width for i, width in enumerate(widths)},
+            WEIGHTED=weight is not None, CLIMB=call.ONE_LAUNCH, **sizes,
         )  # fmt: skip
 
-    upward(plan, y.shape[1], go)
+    upward(plan, widths, go)
     return y
 
 
@@ -106,16 +109,14 @@ def descend(
     kernels, z, width = load("sweeps_kernels"), torch.empty_like(x), x.shape[1] // heads
     sizes = flat_tile(width)
     steps = call.MANY_LEVELS if plan.deep else call.LEVELS
-    if width == 0:
-        return z
     for first, stop, done in downward(plan, steps):
         grid = (cover((stop - first) * heads, sizes["ROWS"]), cover(width, sizes["BLOCK"]))
         launch(
             kernels.descend, grid, x.device,
             x, x if weight is None else weight, *(given or (x, x, x)), z,
             plan.inner, plan.above,
-            first, stop, done, steps, plan.num_roots, heads, width,
-            SHARE=weight is None, FINISHED=done > 0, **sizes,
+            first, stop, done, steps, plan.num_roots,
+            HEADS=heads, WIDTH=width, SHARE=weight is None, FINISHED=done > 0, **sizes,
         )  # fmt: skip
     return z
 
@@ -129,7 +130,8 @@ def finish(x: Call, mean: Tensor, z: Tensor, reach: Tensor, f: Tensor, total: Te
         (cover(rows, sizes["ROWS"]), cover(width, sizes["BLOCK"])), out.device,
         x.v, mean, z, reach, f, total, x.plan.leaf if x.seed is None else x.seed, out,
         x.plan.leaf, x.plan.above,
-        rows, x.plan.num_roots, x.heads, width, *x.dropout, DROPOUT=x.dropout_p > 0, **sizes,
+        x.v.stride(0), rows, x.plan.num_roots, *x.dropout,
+        HEADS=x.heads, WIDTH=width, DROPOUT=x.dropout_p > 0, **sizes,
     )  # fmt: skip
     return out
 
@@ -148,7 +150,7 @@ def dots(
         launch(
             load("sweeps_kernels").dots, (cover(rows, sizes["ROWS"]),), grad.device,
             left, right, x.v, place if x.seed is None else x.seed, by_mean, by_own,
-            place, rows, x.heads, width, *x.dropout,
-            LEAF=place is plan.leaf, DROPOUT=x.dropout_p > 0, **sizes,
+            place, x.v.stride(0), rows, *x.dropout,
+            HEADS=x.heads, WIDTH=width, LEAF=place is plan.leaf, DROPOUT=x.dropout_p > 0, **sizes,
         )  # fmt: skip
     return by_mean, by_own

@@ -25,7 +25,7 @@ POINTERS = {
 }
 FLOATS = ("scale_high", "scale_low", "dropout_p", "kept_scale")
 # Numbers that the kernels are specialised for: 1 is a constant, multiples of 16 are known as such.
-SPECIAL = ("channels", "width0", "width1", "width", "heads")
+SPECIAL = ("stride0", "stride1", "stride2", "q_stride", "k_stride", "v_stride")
 
 
 def usage(cubin, capability):
