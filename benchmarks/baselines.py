@@ -17,6 +17,7 @@ from torch_geometric.nn import GPSConv, TransformerConv
 
 from hsa_geometric import TreeIndex
 from hsa_geometric.functional import hierarchical_attention
+from hsa_geometric.kernels import triton
 from hsa_geometric.nn import HierarchicalAttentionConv
 
 from . import recursive, sparse
@@ -64,6 +65,21 @@ def hsa(case: Case, grad: bool) -> Prepared:
     q, k, v = case.learned(grad, *case.qkv)
     tree = case.tree
     return Prepared(lambda: _operator(q, k, v, tree), (q, k, v))
+
+
+def hsa_triton(case: Case, grad: bool) -> Prepared:
+    """The operator with its CUDA kernels."""
+    if case.device == "cpu" and not (triton.INSTALLED and triton.interpreted()):
+        raise Skipped("its kernels run on CUDA devices")
+    q, k, v = case.learned(grad, *case.qkv)
+    tree = case.tree
+
+    def function() -> Tensor:
+        out = hierarchical_attention(q, k, v, tree, backend="triton")
+        assert isinstance(out, Tensor)
+        return out
+
+    return Prepared(function, (q, k, v))
 
 
 def floor(case: Case, grad: bool) -> Prepared:
@@ -220,6 +236,7 @@ def recursive_python(case: Case, grad: bool) -> Prepared:
 
 METHODS: dict[str, Method] = {
     "hsa": Method(hsa, "the operator, backend 'torch'", exact=True),
+    "hsa-triton": Method(hsa_triton, "the operator, backend 'triton'", exact=True),
     "floor": Method(floor, "cloning q, k, v and out (twice with gradients)"),
     "tree": Method(tree_build, "TreeIndex.from_parent"),
     "sdpa": Method(sdpa, "softmax attention: F.scaled_dot_product_attention", power=2),

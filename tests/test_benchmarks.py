@@ -215,3 +215,33 @@ def test_stages_add_up_to_a_forward_pass():
     assert set(found) == {*STAGES, "rest", "all"}
     assert all(seconds > 0 for seconds in found.values())
     assert sum(found.values()) == pytest.approx(2 * found["all"])
+
+
+# --- the GPU's runner, in the interpreter --------------------------------------------------------
+
+
+def test_the_runner_for_gpus_judges_aims_and_writes_them(monkeypatch, capsys, tmp_path):
+    from benchmarks import gpu
+
+    monkeypatch.setattr(gate, "check", lambda *args: gate.Verdict([], []))  # tested above
+    arguments = ["--device", "cpu", "--shrink", "16384", "--seconds", "0"]
+    assert gpu.main([*arguments, "--out", str(tmp_path / "gpu.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "share of the floor" in printed and "peak extra memory" in printed
+    written = json.loads((tmp_path / "gpu.json").read_text())
+    assert len(written["aims"]) == 9
+    assert {row["met"] for row in written["aims"]} <= {"yes", "no"}
+    assert all(row["share"] > 0 for row in written["times"])
+    assert written["kernels"]
+
+
+def test_the_runner_for_gpus_prints_no_speed_of_kernels_that_are_wrong(monkeypatch, capsys):
+    from benchmarks import gpu
+    from hsa_geometric.kernels.triton import sweeps
+
+    original = sweeps.finish
+    bias = iter(range(100))
+    monkeypatch.setattr(sweeps, "finish", lambda *args: original(*args) + next(bias))
+    monkeypatch.setattr(gate, "check", lambda *args: gate.Verdict([], []))
+    assert gpu.main(["--device", "cpu", "--shrink", "4096"]) == 1
+    assert "two runs of balanced" in capsys.readouterr().err
