@@ -34,6 +34,23 @@ def tile_size(plan: Plan, width: int) -> int:
     return SMALL_TILE if pairs <= SMALL_TILE * nodes or width > 64 else LARGE_TILE
 
 
+def others(plan: Plan, tile: int) -> int:
+    """Keys of a tile of queries: more where families are cut, as their tiles need more than one."""
+    cut = sum(size * (stop - start) for size, start, stop, _ in plan.sizes if tile % size)
+    return 2 * tile if tile == SMALL_TILE and 8 * cut > plan.num_nodes else tile
+
+
+def aligned(plan: Plan) -> int:
+    """First position of the widest level: a tile begins there."""
+
+    def find() -> int:
+        table = plan.level_table
+        widest = int((table[:, 3] - table[:, 2]).argmax()) if len(table) else 0
+        return int(table[widest, 2]) if len(table) else 0
+
+    return plan.once("aligned", find)
+
+
 def padded(width: int) -> int:
     """The next power of two, of which Triton multiplies 16 at least."""
     return max(16, power_of_two(width))
@@ -49,7 +66,7 @@ class Tiles:
         widest = max(padded(width), padded(values))
         self.call, self.nodes, self.kernels = x, plan.num_nodes, load("siblings_kernels")
         self.tile = tile_size(plan, widest)
-        self.shift = -plan.num_roots % self.tile
+        self.shift = -aligned(plan) % self.tile
         optional = (x.pos_q, x.pos_k, x.temperature, x.bias)
         self.tensors = [
             *(x.q, x.k, x.v, means),
@@ -70,6 +87,7 @@ class Tiles:
             "V_PAD": padded(values),
             "P_PAD": padded(features),
             "BLOCK": self.tile,
+            "OTHERS": others(plan, self.tile),
             "TEMPERATURE": x.temperature is not None,
             "BIAS": x.bias is not None,
             "SELF_LOOP": x.self_loop,

@@ -2,7 +2,7 @@
 
 Families are segments of consecutive positions. A program owns ``BLOCK`` consecutive queries of one
 head; the keys they need are consecutive too, from the start of the first query's family to the end
-of the last one's, and come in tiles of ``BLOCK`` with a running log-sum-exp. Pairs of two families
+of the last one's, and come in tiles of ``OTHERS`` with a running log-sum-exp. Pairs of two families
 are masked. So one tile holds many small families, and many tiles share a large one. What a key
 gives back is summed the same way by the program that owns it: nothing is added across programs, and
 repeated runs agree to the last bit.
@@ -10,10 +10,10 @@ repeated runs agree to the last bit.
 Common arguments: ``q [N, H D]``, ``k`` and ``v [N, H V]`` of leaves; ``means [F, H D + H D + H V]``
 of inner nodes; ``pos_q`` and ``pos_k [T, H P]`` (not read if P is 0); ``temperature`` and ``bias``
 ``[T, H]``; ``log_mass [T]``; ``source``, ``starts`` and ``ends [T]``, see :class:`.places.Places`.
-Tiles are numbered from ``first``; tile 0 begins ``shift`` before position 0, so that families of a
-size that divides the tile are not cut. A scale is two float32 numbers, for float64's sake: a kernel
-takes no other. Logits are temperature · (scale q·k + ε·ε) + log mass; what a query adds to all its
-logits, its bias, is added to their log-sum-exp instead.
+Tiles are numbered from ``first``; tile 0 begins ``shift`` before position 0, so that on the widest
+level families of one size that divides the tile are not cut. A scale is two float32 numbers, for
+float64's sake: a kernel takes no other. Logits are temperature · (scale q·k + ε·ε) + log mass; what
+a query adds to all its logits, its bias, is added to their log-sum-exp instead.
 """
 
 import triton
@@ -111,7 +111,8 @@ def forward(
     q_stride, k_stride, v_stride, num_nodes, num_roots, first, shift,
     scale_high, scale_low, dropout_p, kept_scale,
     HEADS: tl.constexpr, D: tl.constexpr, V: tl.constexpr, P: tl.constexpr,
-    D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr, BLOCK: tl.constexpr,
+    D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr,
+    BLOCK: tl.constexpr, OTHERS: tl.constexpr,
     TEMPERATURE: tl.constexpr, BIAS: tl.constexpr, SELF_LOOP: tl.constexpr,
     DROPOUT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -138,8 +139,8 @@ def forward(
     own = tl.zeros([BLOCK], dtype=ACC)
     acc = tl.zeros([BLOCK, V_PAD], dtype=ACC)
     last = tl.max(end, 0)
-    for begin in range(tl.min(start, 0), last, BLOCK):
-        them = begin + tl.arange(0, BLOCK)
+    for begin in range(tl.min(start, 0), last, OTHERS):
+        them = begin + tl.arange(0, OTHERS)
         there = them < last
         their = tl.load(source + them, mask=there, other=0).to(INDEX)
         k = _rows(
@@ -196,7 +197,8 @@ def backward_queries(
     q_stride, k_stride, v_stride, num_nodes, num_roots, first, shift,
     scale_high, scale_low, dropout_p, kept_scale,
     HEADS: tl.constexpr, D: tl.constexpr, V: tl.constexpr, P: tl.constexpr,
-    D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr, BLOCK: tl.constexpr,
+    D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr,
+    BLOCK: tl.constexpr, OTHERS: tl.constexpr,
     TEMPERATURE: tl.constexpr, BIAS: tl.constexpr, SELF_LOOP: tl.constexpr,
     DROPOUT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, LEAVES: tl.constexpr,
 ):  # fmt: skip
@@ -236,8 +238,8 @@ def backward_queries(
 
     acc = tl.zeros([BLOCK, D_PAD], dtype=ACC)
     last = tl.max(end, 0)
-    for begin in range(tl.min(start, 0), last, BLOCK):
-        them = begin + tl.arange(0, BLOCK)
+    for begin in range(tl.min(start, 0), last, OTHERS):
+        them = begin + tl.arange(0, OTHERS)
         there = them < last
         their = tl.load(source + them, mask=there, other=0).to(INDEX)
         k = _rows(
@@ -299,7 +301,8 @@ def backward_keys(
     q_stride, k_stride, v_stride, num_nodes, num_roots, first, shift,
     scale_high, scale_low, dropout_p, kept_scale,
     HEADS: tl.constexpr, D: tl.constexpr, V: tl.constexpr, P: tl.constexpr,
-    D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr, BLOCK: tl.constexpr,
+    D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr,
+    BLOCK: tl.constexpr, OTHERS: tl.constexpr,
     TEMPERATURE: tl.constexpr, BIAS: tl.constexpr, SELF_LOOP: tl.constexpr,
     DROPOUT: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, LEAVES: tl.constexpr,
 ):  # fmt: skip
@@ -333,8 +336,8 @@ def backward_keys(
     acc_k = tl.zeros([BLOCK, D_PAD], dtype=ACC)
     acc_v = tl.zeros([BLOCK, V_PAD], dtype=ACC)
     last = tl.max(end, 0)
-    for begin in range(tl.min(start, 0), last, BLOCK):
-        them = begin + tl.arange(0, BLOCK)
+    for begin in range(tl.min(start, 0), last, OTHERS):
+        them = begin + tl.arange(0, OTHERS)
         there = them < last
         their = tl.load(source + them, mask=there, other=0).to(INDEX)
         q = _rows(q_leaf, means, their, there, q_stride, head * D, WIDTH, head * D, D, D_PAD, ACC)

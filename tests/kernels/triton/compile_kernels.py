@@ -43,6 +43,13 @@ def usage(cubin, capability):
     return (0, 0) if found is None else tuple(map(int, found.groups()))
 
 
+def check_order(ptx):
+    """All threads have stored before one says so, and wait for its answer before they load."""
+    store, atomic = ptx.rindex("st.global"), ptx.index("atom.global.gpu.acq_rel")
+    assert store < atomic
+    assert "bar.sync" in ptx[store:atomic] and "bar.sync" in ptx[atomic:]
+
+
 def compile_all(capabilities):
     """Compile what forward and backward launch, for trees, types and options that differ."""
     import triton
@@ -83,6 +90,8 @@ def compile_all(capabilities):
             source = ASTSource(kernel, types, dict(meta), aligned)
             done = triton.compile(source, target=target, options=options)
             registers, stack = usage(done.asm["cubin"], capability)
+            if meta.get("CLIMB"):
+                check_order(done.asm["ptx"])
             shared, warps = done.metadata.shared, done.metadata.num_warps
             assert shared <= 99 * 1024, (kernel.__name__, shared)
             kind = next(t for t in types.values() if t.startswith("*"))

@@ -12,17 +12,23 @@ from hsa_geometric import TreeIndex
 from hsa_geometric.kernels import eager
 from hsa_geometric.kernels.triton import places
 from hsa_geometric.kernels.triton import siblings as backend
-from hsa_geometric.testing import attention_inputs, forest, star
+from hsa_geometric.testing import attention_inputs, balanced, forest, star
 
 BOUNDARIES = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65)
-TILES = (backend.SMALL_TILE, backend.LARGE_TILE)
+TILES = {"16 x 16": (16, 16), "16 x 32": (16, 32), "32 x 32": (32, 32)}
+
+
+def cut_root():
+    """Families of eight below a root with five children, where nothing else is aligned."""
+    return torch.cat([torch.arange(5).repeat_interleave(8) + 40, torch.full((6,), 45)])
 
 
 @pytest.fixture(params=TILES)
 def tile(request, monkeypatch):
-    """Both sizes of tiles, whatever the tree asks for."""
-    monkeypatch.setattr(backend, "tile_size", lambda *_: request.param)
-    return request.param
+    """Queries and keys of a tile, whatever the tree asks for."""
+    queries, keys = TILES[request.param]
+    monkeypatch.setattr(backend, "tile_size", lambda *_: queries)
+    monkeypatch.setattr(backend, "others", lambda *_: keys)
 
 
 # --- the torch backend's results -----------------------------------------------------------------
@@ -42,7 +48,9 @@ def test_leaves_and_inner_nodes_in_one_family(tile):
 
 
 def test_a_family_of_1000(monkeypatch):
-    monkeypatch.setattr(backend, "tile_size", lambda *_: 128)  # the interpreter counts tiles
+    # The interpreter counts tiles.
+    monkeypatch.setattr(backend, "tile_size", lambda *_: 128)
+    monkeypatch.setattr(backend, "others", lambda *_: 128)
     tree = families(1000, 3)
     agree(attention_inputs(tree, heads=1), tree)
 
@@ -143,16 +151,23 @@ def test_a_value_that_is_not_finite_reaches_its_whole_family(tile):
 # --- tiles ---------------------------------------------------------------------------------------
 
 
-def test_families_of_a_size_that_divides_the_tile_are_not_cut():
-    for parent in (star(8), forest(*[star(8)] * 5)):
-        plan = eager.plan.Plan.of(TreeIndex.from_parent(parent).tensors)
-        tile = backend.tile_size(plan, 32)
-        assert tile == 16
-        where = places.Places.of(plan)
-        shift = -plan.num_roots % tile
-        inside = where.starts < where.ends
-        first, last = where.starts[inside], where.ends[inside] - 1
-        assert torch.equal((first + shift) // tile, (last + shift) // tile)
+@pytest.mark.parametrize("parent", [star(8), forest(*[star(8)] * 5), balanced(8, 3), cut_root()])
+def test_families_of_a_size_that_divides_the_tile_are_not_cut(parent):
+    plan = eager.plan.Plan.of(TreeIndex.from_parent(parent).tensors)
+    tile = backend.tile_size(plan, 32)
+    assert tile == backend.others(plan, tile) == 16
+    where = places.Places.of(plan)
+    shift = -backend.aligned(plan) % tile
+    lowest = where.ends - where.starts == 8
+    first, last = where.starts[lowest], where.ends[lowest] - 1
+    assert torch.equal((first + shift) // tile, (last + shift) // tile)
+
+
+def test_families_that_are_cut_meet_more_keys_at_once():
+    for sizes, keys in [((17, 3), 32), ((4, 8, 16, 16), 16), ((2, 1), 16), ((5, 9, 2), 32)]:
+        plan = eager.plan.Plan.of(families(*sizes).tensors)
+        assert backend.others(plan, backend.SMALL_TILE) == keys
+    assert backend.others(plan, backend.LARGE_TILE) == backend.LARGE_TILE
 
 
 def test_nothing_is_of_the_size_of_all_pairs(monkeypatch):
