@@ -20,8 +20,7 @@ from ._jit import cover, launch, load, power_of_two
 from .call import Call
 from .scalars import Gradients
 
-# Queries and keys of a tile. Larger ones spill registers: products in full float32 are no work for
-# tensor cores.
+# Queries and keys of a tile: counted in instructions, larger ones cost more for families up to 20.
 SMALL_TILE, LARGE_TILE = 16, 32
 
 
@@ -75,9 +74,12 @@ class Tiles:
             plan.leaf if x.seed is None else x.seed,
         ]
         high = float(torch.tensor(x.scale, dtype=torch.float32))
+        self.strides = strides
         self.scalars = [self.shift, high, x.scale - high, *x.dropout]
         halves = all(y.dtype in (torch.float16, torch.bfloat16) for y in (x.q, x.k, x.v))
-        row = x.heads * max(2 * width + values, features)
+        keys = others(plan, self.tile)
+        strides = [y.stride(0) for y in (x.q, x.k, x.v)]
+        row = max(x.heads * (2 * width + values), x.heads * features, *strides)
         self.meta: dict[str, Any] = {
             "HEADS": x.heads,
             "D": width,
@@ -87,16 +89,16 @@ class Tiles:
             "V_PAD": padded(values),
             "P_PAD": padded(features),
             "BLOCK": self.tile,
-            "OTHERS": others(plan, self.tile),
+            "OTHERS": keys,
             "TEMPERATURE": x.temperature is not None,
             "BIAS": x.bias is not None,
             "SELF_LOOP": x.self_loop,
             "DROPOUT": x.dropout_p > 0.0,
             "WIDE": self.nodes * row >= places.INT32_LIMIT,
             "PRECISION": "tf32" if halves else "ieee",
-            # So that compiled for an H100 few registers are spilled or none.
-            "num_warps": max(1, min(8, self.tile * widest // (512 if halves else 256))),
-            "num_stages": 1 if self.tile == SMALL_TILE or widest > 64 else 2,
+            # So that compiled for an H100 hardly any registers are spilled.
+            "num_warps": max(1, min(8, self.tile * keys * widest // (8192 if halves else 4096))),
+            "num_stages": 1,
         }
 
     def run(self, name: str, start: int, stop: int, *tensors: Tensor | None, **meta: Any) -> None:
@@ -109,8 +111,7 @@ class Tiles:
         launch(
             getattr(self.kernels, name), (tiles * self.call.heads,), self.call.q.device,
             *self.tensors, *(self.call.q if x is None else x for x in tensors),
-            *(x.stride(0) for x in (self.call.q, self.call.k, self.call.v)),
-            self.nodes, self.call.plan.num_roots, first, *self.scalars, **self.meta, **meta,
+            *self.strides, self.nodes, self.call.plan.num_roots, first, *self.scalars, **self.meta, **meta,
         )  # fmt: skip
 
 

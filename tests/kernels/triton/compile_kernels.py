@@ -1,9 +1,10 @@
 """Compile all kernels for NVIDIA GPUs, without one, and print what each takes.
 
 Run as a script, in a process where Triton's interpreter is off, with compute capabilities as
-arguments. The operators run on the CPU, and each launch compiles its kernel for the types of its
-arguments instead of running it. A line is printed for each: the capability, the kernel, the types
-of what it reads first, registers a thread, bytes spilled, warps, and bytes of shared memory.
+arguments. The operators run on the CPU; a launch goes through Triton as it would on a GPU, with the
+types and numbers of its arguments, but ends when the kernel is compiled. A line is printed for
+each: the capability, the kernel, its first tensor's type, registers a thread, bytes of stack,
+warps, and bytes of shared memory.
 """
 
 import os
@@ -15,32 +16,38 @@ from pathlib import Path
 
 import torch
 
-POINTERS = {
-    torch.float64: "*fp64",
-    torch.float32: "*fp32",
-    torch.bfloat16: "*bf16",
-    torch.float16: "*fp16",
-    torch.int64: "*i64",
-    torch.int32: "*i32",
-}
-FLOATS = ("scale_high", "scale_low", "dropout_p", "kept_scale")
-# Numbers that the kernels are specialised for: 1 is a constant, multiples of 16 are known as such.
-SPECIAL = ("stride0", "stride1", "stride2", "q_stride", "k_stride", "v_stride")
+SHARED_LIMIT = 99 * 1024  # bytes of shared memory that a program may have on sm_86 and sm_89 too
 
 
-def usage(cubin, capability):
-    """Registers a thread and bytes spilled."""
+class Driver:
+    """What Triton asks of a GPU's driver before a launch; the device's number is its capability."""
+
+    def __init__(self, capability):
+        self.capability = capability
+
+    def get_current_device(self):
+        return self.capability
+
+    def get_current_stream(self, device=None):
+        return 0
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.capability, 32)
+
+
+def usage(cubin):
+    """Registers a thread and bytes of its stack."""
     import triton
 
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run(
-            [tools / "cuobjdump", "-res-usage", file.name], capture_output=True, text=True
-        ).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
-    return (0, 0) if found is None else tuple(map(int, found.groups()))
+        command = [tool, "-res-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return re.search(r"REG:(\d+) STACK:(\d+)", text).groups()
 
 
 def check_order(ptx):
@@ -50,11 +57,9 @@ def check_order(ptx):
     assert "bar.sync" in ptx[store:atomic] and "bar.sync" in ptx[atomic:]
 
 
-def compile_all(capabilities):
+def compile_all(capability):
     """Compile what forward and backward launch, for trees, types and options that differ."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    from triton.runtime.driver import driver
 
     from hsa_geometric import TreeIndex
     from hsa_geometric.functional import hierarchical_attention
@@ -62,41 +67,25 @@ def compile_all(capabilities):
     from hsa_geometric.kernels.triton import call, dropout, scalars, siblings, sweeps
     from hsa_geometric.testing import attention_inputs, balanced, caterpillar, chain, forest, star
 
-    compiled = set()
+    driver.set_active(Driver(capability))
     package.check = lambda device: None
+    known = set()
 
     def launch(kernel, grid, device, *args, **meta):
-        options = {k: meta.pop(k) for k in ("num_warps", "num_stages") if k in meta}
-        given = dict(zip(kernel.arg_names, args, strict=False))
-        meta |= {name: 1 for name in SPECIAL if given.get(name) == 1}
-        types = {
-            name: POINTERS[x.dtype] if isinstance(x, torch.Tensor)
-            else "fp32" if name in FLOATS else "i32"
-            for name, x in given.items()
-        } | dict.fromkeys(meta, "constexpr")  # fmt: skip
         if 0 in grid:
             return
-        aligned = {
-            (i,): [["tt.divisibility", 16]]
-            for i, (name, x) in enumerate(given.items())
-            if isinstance(x, torch.Tensor) or (name in SPECIAL and x % 16 == 0)
-        }
-        for capability in capabilities:
-            key = (capability, kernel.__name__, str(types), str(meta), str(options))
-            if key in compiled:
-                continue
-            compiled.add(key)
-            target = GPUTarget("cuda", capability, 32)
-            source = ASTSource(kernel, types, dict(meta), aligned)
-            done = triton.compile(source, target=target, options=options)
-            registers, stack = usage(done.asm["cubin"], capability)
-            if meta.get("CLIMB"):
-                check_order(done.asm["ptx"])
-            shared, warps = done.metadata.shared, done.metadata.num_warps
-            assert shared <= 99 * 1024, (kernel.__name__, shared)
-            kind = next(t for t in types.values() if t.startswith("*"))
-            print(f"sm_{capability} {kernel.__name__} {kind[1:]} registers {registers} "
-                  f"stack {stack} warps {warps} shared {shared}")  # fmt: skip
+        compiled = kernel.warmup(*args, grid=grid, **meta)
+        if compiled in known:
+            return
+        known.add(compiled)
+        if meta.get("CLIMB"):
+            check_order(compiled.asm["ptx"])
+        registers, stack = usage(compiled.asm["cubin"])
+        shared, warps = compiled.metadata.shared, compiled.metadata.num_warps
+        assert shared <= SHARED_LIMIT, (kernel.__name__, shared)
+        kind = str(args[0].dtype).removeprefix("torch.")
+        print(f"sm_{capability} {kernel.__name__} {kind} registers {registers} stack {stack} "
+              f"warps {warps} shared {shared}")  # fmt: skip
 
     for module in (sweeps, scalars, siblings, dropout):
         module.launch = launch
@@ -115,6 +104,7 @@ def compile_all(capabilities):
 
     run(balanced(4, 2), torch.bfloat16)
     run(forest(star(40), star(3)), torch.float32)
+    run(forest(star(40), star(3)), torch.bfloat16, channels=64, values=64)
     run(caterpillar(100), torch.float16, 1, 1, 1)
     call.ONE_LAUNCH = False
     run(chain(3), torch.float64, 3, 24, 33, pos_channels=3, node_scalars=True,
@@ -125,4 +115,5 @@ def compile_all(capabilities):
 if __name__ == "__main__":
     os.environ.pop("TRITON_INTERPRET", None)
     sys.path.insert(0, str(Path(__file__).parents[3]))
-    compile_all([int(x) for x in sys.argv[1:]] or [90])
+    for argument in sys.argv[1:] or ["90"]:
+        compile_all(int(argument))

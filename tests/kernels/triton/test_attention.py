@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from hsa_geometric import TreeIndex
 from hsa_geometric.functional import attention, hierarchical_attention
 from hsa_geometric.kernels import triton
+from hsa_geometric.kernels.triton import call
 from hsa_geometric.nn import HierarchicalAttentionConv
 from hsa_geometric.testing import (
     ZOO,
@@ -86,6 +87,22 @@ def test_non_contiguous_inputs_give_the_same():
         attend(strided, tree, cotangent), attend(inputs, tree, cotangent.contiguous()),
         rtol=1e-12, atol=1e-12,
     )  # fmt: skip
+
+
+def test_parts_of_one_projection_are_read_where_they_are():
+    tree = index("forest")
+    one = attention_inputs(tree, heads=6, channels=4, value_channels=4)["q"]
+    q, k, v = one.unflatten(1, (3, 2)).unbind(1)
+    assert q.stride(0) == 24 and not q.is_contiguous()
+    assert call.beside(k).data_ptr() == k.data_ptr()
+    parts = {"q": q, "k": k, "v": v}
+    expected = attend({n: x.contiguous() for n, x in parts.items()}, tree)
+    inputs = {n: x.detach().requires_grad_() for n, x in parts.items()}
+    out = hierarchical_attention(**inputs, tree=tree, backend="triton")
+    assert torch.equal(out, expected["out"])
+    turned = {n: x.movedim(1, 2).contiguous().movedim(2, 1) for n, x in parts.items()}
+    assert call.beside(turned["q"]).data_ptr() != turned["q"].data_ptr()
+    assert torch.equal(hierarchical_attention(**turned, tree=tree, backend="triton"), out)
 
 
 def test_a_layer_takes_the_backend():
