@@ -74,12 +74,11 @@ class Tiles:
             plan.leaf if x.seed is None else x.seed,
         ]
         high = float(torch.tensor(x.scale, dtype=torch.float32))
-        self.strides = strides
+        self.strides = [y.stride(0) for y in (x.q, x.k, x.v)]
         self.scalars = [self.shift, high, x.scale - high, *x.dropout]
         halves = all(y.dtype in (torch.float16, torch.bfloat16) for y in (x.q, x.k, x.v))
         keys = others(plan, self.tile)
-        strides = [y.stride(0) for y in (x.q, x.k, x.v)]
-        row = max(x.heads * (2 * width + values), x.heads * features, *strides)
+        row = max(x.heads * (2 * width + values), x.heads * features, *self.strides)
         self.meta: dict[str, Any] = {
             "HEADS": x.heads,
             "D": width,
@@ -111,7 +110,8 @@ class Tiles:
         launch(
             getattr(self.kernels, name), (tiles * self.call.heads,), self.call.q.device,
             *self.tensors, *(self.call.q if x is None else x for x in tensors),
-            *self.strides, self.nodes, self.call.plan.num_roots, first, *self.scalars, **self.meta, **meta,
+            *self.strides, self.nodes, self.call.plan.num_roots, first, *self.scalars,
+            **self.meta, **meta,
         )  # fmt: skip
 
 
