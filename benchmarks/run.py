@@ -87,8 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
     grid = {shape: args.sizes or _default_sizes(shape) for shape in args.shapes}
+    everywhere = [m for m in METHODS if m != "hsa-triton" or args.device != "cpu"]
     methods = {
-        shape: args.methods or (METHODS if shape.startswith("balanced") else CORE)
+        shape: args.methods or (everywhere if shape.startswith("balanced") else CORE)
         for shape in args.shapes
     }
     records = sweep(grid, methods, [args.which] if args.which else PASSES, how)

@@ -124,14 +124,15 @@ def test_a_tiny_run_writes_tables_json_and_a_picture(monkeypatch, capsys, tmp_pa
     out = tmp_path / "new" / "out.json"
     options = ["--threads=1", "--channels=8", "--seconds=0.001", f"--out={out}"]
     sizes = ["--shapes", "balanced", "molecules", "--sizes", "50", "100"]
-    code = run.main([*options, *sizes, "--methods", *NOT_COMPILED])
+    methods = [m for m in NOT_COMPILED if m != "hsa-triton"]  # too slow in the interpreter
+    code = run.main([*options, *sizes, "--methods", *methods])
     assert code == 0
     printed = capsys.readouterr().out
     assert "### balanced, forward + backward" in printed
     assert "- **tree**" in printed and "has no gradient" in printed
     written = json.loads(out.read_text())
     assert written["machine"]["threads"] == 1
-    assert len(written["records"]) == 2 * 2 * 2 * len(NOT_COMPILED)
+    assert len(written["records"]) == 2 * 2 * 2 * len(methods)
     for record in written["records"]:
         assert (record["timing"] is None) != (record["skipped"] is None), record
         if record["timing"]:

@@ -1,9 +1,14 @@
-"""Backend 'torch' against the dense oracle, and what holds for both."""
+"""Backends 'torch' and 'triton' against the dense oracle, and what holds for all.
+
+Without a GPU the Triton kernels run in its interpreter, which is slow: what takes many calls or
+large trees is for 'torch' alone.
+"""
 
 import itertools
 
 import pytest
 import torch
+from helpers import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
@@ -26,6 +31,8 @@ from hsa_geometric.testing import (
     zoo,
 )
 
+LINEAR = ["torch", "triton"]
+BACKENDS = [*LINEAR, "reference"]
 FORESTS = ["forest", "shuffled_forest", "single_nodes"]
 OPTIONS = {
     "plain": {},
@@ -36,7 +43,7 @@ OPTIONS = {
 
 
 def index(name):
-    return TreeIndex.from_parent(zoo(name))
+    return TreeIndex.from_parent(zoo(name)).to(DEVICE)
 
 
 def run(inputs, tree, cotangent=None, **options):
@@ -61,16 +68,18 @@ def run(inputs, tree, cotangent=None, **options):
 # --- the backend against the oracle --------------------------------------------------------------
 
 
+@pytest.mark.parametrize("backend", LINEAR)
 @pytest.mark.parametrize("self_loop", [True, False])
 @pytest.mark.parametrize("mass", [None, "random", "zeros"])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("name", ZOO)
-def test_output_evidence_and_gradients_equal_the_oracle(name, options, mass, self_loop):
+def test_output_evidence_and_gradients_equal_the_oracle(name, options, mass, self_loop, backend):
     tree = index(name)
     inputs = attention_inputs(tree, mass=mass, **OPTIONS[options])
-    assert_backends_agree(**inputs, tree=tree, self_loop=self_loop)
+    assert_backends_agree(**inputs, tree=tree, self_loop=self_loop, backend=backend)
 
 
+@pytest.mark.parametrize("backend", LINEAR)
 @settings(deadline=None, max_examples=40)
 @given(
     forests(max_nodes=18),
@@ -79,28 +88,31 @@ def test_output_evidence_and_gradients_equal_the_oracle(name, options, mass, sel
     st.sampled_from(sorted(OPTIONS)),
 )
 def test_output_evidence_and_gradients_equal_the_oracle_on_random_forests(
-    parent, self_loop, mass, options
+    backend, parent, self_loop, mass, options
 ):
-    tree = TreeIndex.from_parent(parent)
+    tree = TreeIndex.from_parent(parent).to(DEVICE)
     inputs = attention_inputs(tree, mass=mass, **OPTIONS[options])
-    assert_backends_agree(**inputs, tree=tree, self_loop=self_loop)
+    assert_backends_agree(**inputs, tree=tree, self_loop=self_loop, backend=backend)
 
 
 @pytest.mark.parametrize("heads, channels, values", [(1, 1, 1), (3, 5, 2), (2, 2, 7)])
-def test_any_heads_and_a_value_width_of_its_own(heads, channels, values):
+@pytest.mark.parametrize("backend", LINEAR)
+def test_any_heads_and_a_value_width_of_its_own(heads, channels, values, backend):
     tree = index("ragged")
     inputs = attention_inputs(tree, heads=heads, channels=channels, value_channels=values)
-    assert hierarchical_attention(**inputs, tree=tree).shape == (tree.num_leaves, heads, values)
-    assert_backends_agree(**inputs, tree=tree)
+    out = hierarchical_attention(**inputs, tree=tree, backend=backend)
+    assert out.shape == (tree.num_leaves, heads, values)
+    assert_backends_agree(**inputs, tree=tree, backend=backend)
 
 
+@pytest.mark.parametrize("backend", LINEAR)
 @pytest.mark.parametrize("scale", [0.0, 0.1, 3])
-def test_any_scale(scale):
+def test_any_scale(scale, backend):
     tree = index("ragged")
-    assert_backends_agree(**attention_inputs(tree), tree=tree, scale=scale)
+    assert_backends_agree(**attention_inputs(tree), tree=tree, scale=scale, backend=backend)
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_scale_is_one_over_root_of_channels_by_default(backend):
     tree = index("ragged")
     inputs = attention_inputs(tree, channels=4)
@@ -110,14 +122,15 @@ def test_scale_is_one_over_root_of_channels_by_default(backend):
     )
 
 
+@pytest.mark.parametrize("backend", LINEAR)
 @pytest.mark.parametrize("size", [1.0, 30.0, 1000.0])
-def test_large_logits_stay_finite_and_equal_the_oracle(size):
+def test_large_logits_stay_finite_and_equal_the_oracle(size, backend):
     tree = index("forest")
     inputs = attention_inputs(tree)
     inputs["q"] = inputs["q"] * size
-    assert all(x.isfinite().all() for x in run(inputs, tree).values())
+    assert all(x.isfinite().all() for x in run(inputs, tree, backend=backend).values())
     # Gradients of q·k of this size are that large too.
-    assert_backends_agree(**inputs, tree=tree, rtol=1e-9, atol=1e-10 * size)
+    assert_backends_agree(**inputs, tree=tree, rtol=1e-9, atol=1e-10 * size, backend=backend)
 
 
 def test_auto_is_the_torch_backend():
@@ -131,10 +144,9 @@ def test_auto_is_the_torch_backend():
 
 def test_evidence_is_one_row_a_tree_in_ascending_id_of_roots():
     # Roots 1 and 4: the tree of root 4 comes first in no other order than by id.
-    parent = torch.tensor([4, 1, 4, 1, 4, 1])
-    tree = TreeIndex.from_parent(parent)
+    tree = TreeIndex.from_parent(torch.tensor([4, 1, 4, 1, 4, 1])).to(DEVICE)
     inputs = attention_inputs(tree)
-    for backend in ("torch", "reference"):
+    for backend in BACKENDS:
         out, evidence = hierarchical_attention(
             **inputs, tree=tree, return_evidence=True, backend=backend
         )
@@ -193,12 +205,13 @@ def second_derivative(inputs, tree, backend, **options):
     return [torch.zeros_like(x) if g is None else g for g, x in zip(grads, learned, strict=True)]
 
 
+@pytest.mark.parametrize("backend", LINEAR)
 @pytest.mark.parametrize("mass", [None, "zeros"])
 @pytest.mark.parametrize("name", ZOO)
-def test_second_derivatives_equal_the_oracle(name, mass):
+def test_second_derivatives_equal_the_oracle(name, mass, backend):
     tree = index(name)
     inputs = attention_inputs(tree, pos_channels=1, node_scalars=True, mass=mass)
-    actual = second_derivative(inputs, tree, "torch")
+    actual = second_derivative(inputs, tree, backend)
     assert_close(actual, second_derivative(inputs, tree, "reference"), rtol=1e-9, atol=1e-9)
 
 
@@ -214,15 +227,37 @@ def test_third_derivatives_equal_finite_differences():
     assert gradgradcheck(gradient, (q, k, v))
 
 
+@pytest.mark.parametrize("name", ["single_leaf", "unequal_depths"])
+def test_third_derivatives_of_both_backends_are_equal(name):
+    tree = index(name)
+    inputs = attention_inputs(tree, pos_channels=1, node_scalars=True, mass="random")
+    mass = inputs.pop("mass")
+
+    def derivative(backend):
+        learned = [x.clone().requires_grad_() for x in inputs.values()]
+        given = dict(zip(inputs, learned, strict=True))
+        out = hierarchical_attention(**given, tree=tree, mass=mass, backend=backend)
+        norm = out.square().sum()
+        for _ in range(2):
+            grads = torch.autograd.grad(norm, learned, create_graph=True)
+            norm = sum(g.square().sum() for g in grads)
+        return torch.autograd.grad(norm, learned)
+
+    assert_close(derivative("triton"), derivative("torch"), rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize("needed", ["q", "k", "v", "pos_q", "pos_k", "temperature", "bias"])
-def test_a_gradient_is_the_same_if_it_is_the_only_one_asked_for(needed):
+@pytest.mark.parametrize("backend", LINEAR)
+def test_a_gradient_is_the_same_if_it_is_the_only_one_asked_for(needed, backend):
     tree = index("forest")
     inputs = attention_inputs(tree, pos_channels=2, node_scalars=True)
-    everything = run(inputs, tree)
+    everything = run(inputs, tree, backend=backend)
     inputs = {n: x.clone().requires_grad_(n == needed) for n, x in inputs.items()}
-    out, evidence = hierarchical_attention(**inputs, tree=tree, return_evidence=True)
+    out, evidence = hierarchical_attention(
+        **inputs, tree=tree, return_evidence=True, backend=backend
+    )
     generator = torch.Generator().manual_seed(7)
-    cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out)
     loss = (out * cotangent).sum() + evidence[evidence.isfinite()].sum()
     assert_close(torch.autograd.grad(loss, inputs[needed])[0], everything[needed])
 
@@ -230,7 +265,7 @@ def test_a_gradient_is_the_same_if_it_is_the_only_one_asked_for(needed):
 # --- what changes nothing ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("self_loop", [True, False])
 @pytest.mark.parametrize("name", FORESTS)
 def test_no_tree_of_a_batch_notices_the_others(name, self_loop, backend):
@@ -244,25 +279,25 @@ def test_no_tree_of_a_batch_notices_the_others(name, self_loop, backend):
     assert_isolated(attend, tree, q, k, v)
 
 
-def test_a_tree_with_infinite_values_does_not_reach_the_others():
-    tree = TreeIndex.from_parent(torch.tensor([3, 3, 4, 4, 4, 7, 7, 7]))
+@pytest.mark.parametrize("backend", LINEAR)
+def test_a_tree_with_infinite_values_does_not_reach_the_others(backend):
+    tree = TreeIndex.from_parent(torch.tensor([3, 3, 4, 4, 4, 7, 7, 7])).to(DEVICE)
     inputs = attention_inputs(tree)
-    expected = run(inputs, tree)
-    spoilt = {n: x.index_fill(0, torch.tensor([3, 4]), float("nan")) for n, x in inputs.items()}
-    cotangent = torch.randn(
-        5, 2, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64
-    )
-    actual = run(spoilt, tree, cotangent)
+    expected = run(inputs, tree, backend=backend)
+    spoilt = {n: torch.cat([x[:3], x[3:] * float("nan")]) for n, x in inputs.items()}
+    actual = run(spoilt, tree, backend=backend)
     for name in ("out", "q", "k", "v"):
         assert torch.equal(actual[name][:3], expected[name][:3]), name
 
 
+@pytest.mark.parametrize("backend", LINEAR)
 @pytest.mark.parametrize("name", FORESTS)
-def test_batched_equals_one_by_one(name):
-    parent = zoo(name)
+def test_batched_equals_one_by_one(name, backend):
+    parent = zoo(name).to(DEVICE)
     tree = TreeIndex.from_parent(parent)
     inputs = attention_inputs(tree, pos_channels=1, node_scalars=True, mass="random")
-    out, evidence = hierarchical_attention(**inputs, tree=tree, return_evidence=True)
+    options = {"return_evidence": True, "backend": backend}
+    out, evidence = hierarchical_attention(**inputs, tree=tree, **options)
     root = parent
     while not torch.equal(root, root[root]):
         root = root[root]
@@ -271,7 +306,7 @@ def test_batched_equals_one_by_one(name):
         rows = (root[tree.leaf_ids] == r).nonzero().view(-1)
         one = TreeIndex.from_parent(torch.searchsorted(nodes, parent[nodes]))
         part = {n: x[rows if n in ("q", "k", "v", "mass") else nodes] for n, x in inputs.items()}
-        expected = hierarchical_attention(**part, tree=one, return_evidence=True)
+        expected = hierarchical_attention(**part, tree=one, **options)
         assert_close((out[rows], evidence[number : number + 1]), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -297,28 +332,32 @@ def test_renumbering_nodes_changes_nothing(parent, seed):
         assert_close(actual[name][new_id], expected[name], msg=name)
 
 
+@pytest.mark.parametrize("backend", LINEAR)
 @pytest.mark.parametrize("name", ["star", "binary", "unequal_depths", "forest"])
-def test_siblings_are_permutation_equivariant(name):
+def test_siblings_are_permutation_equivariant(name, backend):
     # Reversing all ids reverses every family.
     parent = zoo(name)
     new_id = torch.arange(parent.numel()).flip(0)
-    tree = TreeIndex.from_parent(parent)
-    reversed_parent, row = renumber(parent, new_id)
+    tree = index(name)
+    reversed_parent, row = (x.to(DEVICE) for x in renumber(parent, new_id))
     inputs = attention_inputs(tree)
-    out = hierarchical_attention(**inputs, tree=tree)
+    out = hierarchical_attention(**inputs, tree=tree, backend=backend)
     moved = {n: torch.empty_like(x).index_copy(0, row, x) for n, x in inputs.items()}
-    assert_close(hierarchical_attention(**moved, tree=reversed_parent)[row], out)
+    again = hierarchical_attention(**moved, tree=reversed_parent, backend=backend)
+    assert_close(again[row], out)
 
 
+@pytest.mark.parametrize("backend", LINEAR)
 @pytest.mark.parametrize("self_loop", [True, False])
 @pytest.mark.parametrize("name", ZOO)
-def test_collapsing_chains_changes_nothing(name, self_loop):
+def test_collapsing_chains_changes_nothing(name, self_loop, backend):
     parent = zoo(name)
-    tree, short = TreeIndex.from_parent(parent), TreeIndex.from_parent(collapse_chains(parent))
+    tree, short = (TreeIndex.from_parent(x).to(DEVICE) for x in (parent, collapse_chains(parent)))
     # Collapsing a chain above a leaf moves the leaf's id, not the order of the rows.
     inputs = attention_inputs(tree, mass="random")
-    expected = run(inputs, tree, self_loop=self_loop)
-    for key, x in run(inputs, short, self_loop=self_loop).items():
+    options = {"self_loop": self_loop, "backend": backend}
+    expected = run(inputs, tree, **options)
+    for key, x in run(inputs, short, **options).items():
         assert_close(x, expected[key], rtol=1e-10, atol=1e-12, msg=key)
 
 
@@ -329,13 +368,13 @@ def test_putting_a_chain_above_every_node_changes_nothing(parent):
     num_nodes = parent.numel()
     ids = torch.arange(num_nodes)
     longer = torch.cat([ids + num_nodes, torch.where(parent == ids, ids + num_nodes, parent)])
-    inputs = attention_inputs(TreeIndex.from_parent(parent))
-    assert_close(
-        run(inputs, TreeIndex.from_parent(longer)), run(inputs, TreeIndex.from_parent(parent))
-    )
+    tree, longer = (TreeIndex.from_parent(x) for x in (parent, longer))
+    inputs = attention_inputs(tree)
+    assert_close(run(inputs, longer), run(inputs, tree))
 
 
-def test_non_contiguous_inputs_give_the_same():
+@pytest.mark.parametrize("backend", LINEAR)
+def test_non_contiguous_inputs_give_the_same(backend):
     tree = index("forest")
     inputs = attention_inputs(tree, pos_channels=2, node_scalars=True, mass="random")
     expected = run(inputs, tree)
@@ -347,29 +386,29 @@ def test_non_contiguous_inputs_give_the_same():
         }
         strided["mass"] = torch.stack([inputs["mass"]] * 2, 1)[:, 0]
         assert not any(x.is_contiguous() for n, x in strided.items())
-        for backend in ("torch", "reference"):
-            arguments = {n: x.requires_grad_(n != "mass") for n, x in strided.items()}
-            out = hierarchical_attention(**arguments, tree=tree, backend=backend)
-            assert_close(out, expected["out"], rtol=1e-10, atol=1e-12)
-        cotangent = torch.randn(4, 2, tree.num_leaves, dtype=torch.float64).permute(2, 1, 0)
-        out = hierarchical_attention(**arguments, tree=tree)
+        arguments = {n: x.requires_grad_(n != "mass") for n, x in strided.items()}
+        cotangent = torch.randn(4, 2, tree.num_leaves, dtype=torch.float64, device=DEVICE)
+        cotangent = cotangent.permute(2, 1, 0)
+        out = hierarchical_attention(**arguments, tree=tree, backend=backend)
+        assert_close(out, expected["out"], rtol=1e-10, atol=1e-12)
         grad = torch.autograd.grad(out, arguments["q"], cotangent)[0]
         dense = hierarchical_attention(**arguments, tree=tree, backend="reference")
+        assert_close(dense, expected["out"], rtol=1e-10, atol=1e-12)
         assert_close(grad, torch.autograd.grad(dense, arguments["q"], cotangent)[0])
 
 
 def test_an_expanded_tensor_is_taken_for_its_copy():
     tree = index("ragged")
     q = attention_inputs(tree, heads=1)["q"].expand(-1, 3, -1)
-    for backend in ("torch", "reference"):
+    for backend in BACKENDS:
         out = hierarchical_attention(q, q, q, tree, backend=backend)
         copy = q.contiguous()
         assert_close(out, hierarchical_attention(copy, copy, copy, tree, backend=backend))
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_inputs_are_not_changed_in_place(backend):
-    parent = zoo("forest")
+    parent = zoo("forest").to(DEVICE)
     tree = TreeIndex.from_parent(parent)
     inputs = attention_inputs(tree, pos_channels=2, node_scalars=True, mass="zeros")
     kept = list(vars(tree).values())
@@ -382,18 +421,19 @@ def test_inputs_are_not_changed_in_place(backend):
 
 
 def test_a_parent_vector_and_its_index_give_the_same():
-    parent = zoo("shuffled_forest")
+    parent = zoo("shuffled_forest").to(DEVICE)
     tree = TreeIndex.from_parent(parent)
     inputs = attention_inputs(tree)
-    for backend in ("torch", "reference"):
+    for backend in BACKENDS:
         by_index = hierarchical_attention(**inputs, tree=tree, backend=backend)
         assert torch.equal(hierarchical_attention(**inputs, tree=parent, backend=backend), by_index)
 
 
-def test_neutral_options_change_nothing():
+@pytest.mark.parametrize("backend", LINEAR)
+def test_neutral_options_change_nothing(backend):
     tree = index("forest")
     inputs = attention_inputs(tree)
-    expected = hierarchical_attention(**inputs, tree=tree)
+    expected = hierarchical_attention(**inputs, tree=tree, backend=backend)
     neutral = {
         "temperature": torch.ones(tree.num_nodes, 2),
         "bias": torch.zeros(tree.num_nodes, 2),
@@ -405,8 +445,9 @@ def test_neutral_options_change_nothing():
         for names in itertools.combinations(neutral, count):
             if ("pos_q" in names) != ("pos_k" in names):
                 continue
-            some = {n: neutral[n].double() for n in names}
-            assert_close(hierarchical_attention(**inputs, tree=tree, **some), expected, msg=names)
+            some = {n: neutral[n].to(DEVICE).double() for n in names}
+            out = hierarchical_attention(**inputs, tree=tree, backend=backend, **some)
+            assert_close(out, expected, msg=names)
 
 
 # --- pieces, chunks and depth --------------------------------------------------------------------

@@ -174,7 +174,8 @@ def _double_backward(ctx, *cotangents):
     again = torch.is_grad_enabled()
 
     def leaf(x: Tensor) -> Tensor:
-        return x if again and x.requires_grad else x.detach().requires_grad_()
+        # A node of its own, for the gradient that is given may depend on the arguments as well.
+        return x.view_as(x) if again and x.requires_grad else x.detach().requires_grad_()
 
     with torch.enable_grad():
         grads = [leaf(grad), leaf(grad_evidence)]

@@ -4,8 +4,6 @@ import pytest
 import torch
 from attending import EVERYTHING, TREES, agree, attend, equal, index, watch
 from helpers import DEVICE
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from hsa_geometric import TreeIndex
@@ -14,17 +12,13 @@ from hsa_geometric.kernels.eager.plan import Plan
 from hsa_geometric.kernels.triton import call, sweeps
 from hsa_geometric.kernels.triton.attention import aggregate
 from hsa_geometric.testing import (
-    ZOO,
     attention_inputs,
     balanced,
     caterpillar,
     forest,
-    forests,
     random_parent,
     star,
-    zoo,
 )
-from hsa_geometric.testing.inputs import MASSES
 
 INF = float("inf")
 FORWARD = ["climb", "forward", "climb", "descend", "descend", "finish"]
@@ -51,14 +45,6 @@ def launches(monkeypatch):
 def test_they_equal_the_torch_backend(name):
     tree = index(name)
     agree(attention_inputs(tree), tree)
-
-
-@settings(max_examples=20, deadline=None)
-@given(forests(max_nodes=30), st.sampled_from(MASSES), st.booleans(), st.booleans())
-def test_they_equal_the_torch_backend_on_any_forest(parent, mass, self_loop, options):
-    tree = TreeIndex.from_parent(parent.to(DEVICE))
-    more = {"pos_channels": 1, "node_scalars": True} if options else {}
-    agree(attention_inputs(tree, mass=mass, **more), tree, self_loop=self_loop)
 
 
 def test_sums_of_families_of_any_length():
@@ -176,29 +162,6 @@ def test_a_forest_of_single_nodes_needs_no_way_up_or_down(launches):
 
 
 # --- trees of a forest ---------------------------------------------------------------------------
-
-
-def test_what_is_not_a_number_shows_in_its_own_tree_alone():
-    tree = index("forest")
-    inputs = attention_inputs(tree)
-    expected = attend(inputs, tree)
-    inputs["q"][0] = torch.nan
-    actual = attend(inputs, tree)
-    root = tree.parent
-    while not torch.equal(root, root[root]):
-        root = root[root]
-    number = {int(r): i for i, r in enumerate(tree.order[: tree.num_trees])}
-    spoilt = torch.tensor([int(r) == int(root[tree.leaf_ids[0]]) for r in root[tree.leaf_ids]])
-    assert actual["evidence"][number[int(root[tree.leaf_ids[0]])]].isnan().all()
-    for name in ("out", "q", "k", "v"):
-        assert torch.equal(actual[name][~spoilt], expected[name][~spoilt]), name
-    assert actual["out"][0].isnan().any()
-
-
-@pytest.mark.parametrize("name", [n for n in ZOO if n not in ("star", "binary")])
-def test_no_gradient_is_lost_or_invented_without_self_loops(name):
-    tree = TreeIndex.from_parent(zoo(name)).to(DEVICE)
-    agree(attention_inputs(tree), tree, self_loop=False)
 
 
 def test_levels_of_a_deep_and_a_shallow_tree_together():
