@@ -1,10 +1,12 @@
-"""Backend ``'triton'``: the torch backend's algorithm with kernels of its own for CUDA.
+"""Backend ``'triton'``: kernels of its own for CUDA devices, forward and backward.
 
 ====================  ===========================================================================
-``siblings``          attention within all families at once: one launch for all levels
-``sweeps``            up and down the tree
-``evidence``          the scalar recursion for the log evidence f
-``attention``         the torch backend's function with these operators
+``attention``         the operator: which launches follow each other
+``call``, ``places``  its arguments, and where the row of each node is
+``sweeps``            rows up and down the tree
+``siblings``          attention within all families of all levels at once
+``scalars``           the recursions for log evidence and what follows from it
+``dropout``           the kernels' dropout masks as tensors
 ``*_kernels``         the kernels, the only files that import Triton
 ====================  ===========================================================================
 
