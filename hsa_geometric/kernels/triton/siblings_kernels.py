@@ -95,6 +95,35 @@ def _tile(
 
 
 @triton.jit
+def _answers(
+    k_leaf, v_leaf, means, pos_k, log_mass, at, row, there, head, k_stride, v_stride,
+    HEADS: tl.constexpr, D: tl.constexpr, V: tl.constexpr, P: tl.constexpr,
+    D_PAD: tl.constexpr, V_PAD: tl.constexpr, P_PAD: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Keys, values, position embeddings and log masses of the nodes at positions ``at``."""
+    WIDTH: tl.constexpr = HEADS * (2 * D + V)
+    k = _rows(
+        k_leaf, means, row, there, k_stride, head * D, WIDTH, (HEADS + head) * D, D, D_PAD, ACC
+    )
+    v = _rows(
+        v_leaf, means, row, there, v_stride, head * V, WIDTH, 2 * HEADS * D + head * V,
+        V, V_PAD, ACC,
+    )  # fmt: skip
+    eps = k
+    if P > 0:
+        eps = _numbers(pos_k, at, there, HEADS * P, head * P, P, P_PAD)
+    return k, v, eps, tl.load(log_mass + at, mask=there, other=float("-inf"))
+
+
+@triton.jit
+def _relations(me, start, end, them):
+    """Of owners ``me`` and others: who is of one family, who is the same, and who are siblings."""
+    family = (them[None, :] >= start[:, None]) & (them[None, :] < end[:, None])
+    myself = them[None, :] == me[:, None]
+    return family, myself, family & ~myself
+
+
+@triton.jit
 def _products(q, k, eps, eps_k, scale, P: tl.constexpr, PRECISION: tl.constexpr):
     """``[M, N]``: scale q·k + ε·ε."""
     s = tl.dot(q, tl.trans(k), input_precision=PRECISION, out_dtype=q.dtype) * scale
@@ -143,22 +172,12 @@ def forward(
         them = begin + tl.arange(0, OTHERS)
         there = them < last
         their = tl.load(source + them, mask=there, other=0).to(INDEX)
-        k = _rows(
-            k_leaf, means, their, there, k_stride, head * D, WIDTH, (HEADS + head) * D,
-            D, D_PAD, ACC,
+        k, v, eps_k, mass = _answers(
+            k_leaf, v_leaf, means, pos_k, log_mass, them, their, there, head, k_stride, v_stride,
+            HEADS, D, V, P, D_PAD, V_PAD, P_PAD, ACC,
         )  # fmt: skip
-        v = _rows(
-            v_leaf, means, their, there, v_stride, head * V, WIDTH, 2 * HEADS * D + head * V,
-            V, V_PAD, ACC,
-        )  # fmt: skip
-        eps_k = k
-        if P > 0:
-            eps_k = _numbers(pos_k, them, there, HEADS * P, head * P, P, P_PAD)
-        their_mass = tl.load(log_mass + them, mask=there, other=float("-inf"))
-        family = (them[None, :] >= start[:, None]) & (them[None, :] < end[:, None])
-        myself = them[None, :] == me[:, None]
-        pairs = family & ~myself
-        s = _products(q, k, eps, eps_k, scale, P, PRECISION) + their_mass[None, :]
+        _, myself, pairs = _relations(me, start, end, them)
+        s = _products(q, k, eps, eps_k, scale, P, PRECISION) + mass[None, :]
         own += tl.sum(tl.where(myself, s, 0.0), 1)
         s = tl.where(pairs, s * LOG2_E, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1))
@@ -242,25 +261,15 @@ def backward_queries(
         them = begin + tl.arange(0, OTHERS)
         there = them < last
         their = tl.load(source + them, mask=there, other=0).to(INDEX)
-        k = _rows(
-            k_leaf, means, their, there, k_stride, head * D, WIDTH, (HEADS + head) * D,
-            D, D_PAD, ACC,
+        k, v, eps_k, mass = _answers(
+            k_leaf, v_leaf, means, pos_k, log_mass, them, their, there, head, k_stride, v_stride,
+            HEADS, D, V, P, D_PAD, V_PAD, P_PAD, ACC,
         )  # fmt: skip
-        v = _rows(
-            v_leaf, means, their, there, v_stride, head * V, WIDTH, 2 * HEADS * D + head * V,
-            V, V_PAD, ACC,
-        )  # fmt: skip
-        eps_k = k
-        if P > 0:
-            eps_k = _numbers(pos_k, them, there, HEADS * P, head * P, P, P_PAD)
-        their_mass = tl.load(log_mass + them, mask=there, other=float("-inf"))
-        family = (them[None, :] >= start[:, None]) & (them[None, :] < end[:, None])
-        myself = them[None, :] == me[:, None]
-        pairs = family & ~myself
+        family, myself, pairs = _relations(me, start, end, them)
         s = _products(q, k, eps, eps_k, scale, P, PRECISION)
         if TEMPERATURE:
             s *= factor[:, None]
-        s = (s + their_mass[None, :]) * LOG2_E
+        s = (s + mass[None, :]) * LOG2_E
         p = tl.exp2(tl.where(pairs, s, float("-inf")) - top[:, None])
         ds = tl.dot(g, tl.trans(v), input_precision=PRECISION, out_dtype=ACC)
         if DROPOUT:
@@ -320,18 +329,11 @@ def backward_keys(
     start = tl.where(here, start, num_nodes)
     end = tl.where(here, end, 0)
     scale = tl.full([1], scale_high, ACC) + tl.full([1], scale_low, ACC)
-    k = _rows(
-        k_leaf, means, row, here, k_stride, head * D, WIDTH, (HEADS + head) * D, D, D_PAD, ACC
-    )
-    v = _rows(
-        v_leaf, means, row, here, v_stride, head * V, WIDTH, 2 * HEADS * D + head * V,
-        V, V_PAD, ACC,
+    k, v, eps_k, mass = _answers(
+        k_leaf, v_leaf, means, pos_k, log_mass, me, row, here, head, k_stride, v_stride,
+        HEADS, D, V, P, D_PAD, V_PAD, P_PAD, ACC,
     )  # fmt: skip
-    mass = tl.load(log_mass + me, mask=here, other=float("-inf"))
-    eps_k = k
     by_eps = tl.zeros([BLOCK, P_PAD], dtype=ACC)
-    if P > 0:
-        eps_k = _numbers(pos_k, me, here, HEADS * P, head * P, P, P_PAD)
 
     acc_k = tl.zeros([BLOCK, D_PAD], dtype=ACC)
     acc_v = tl.zeros([BLOCK, V_PAD], dtype=ACC)
@@ -357,9 +359,7 @@ def backward_keys(
         top = tl.where(top < -2.0e38, -2.0e38, top) * LOG2_E
         own = tl.load(by_own + them * HEADS + head, mask=there, other=0.0)
         common = tl.load(shared + them * HEADS + head, mask=there, other=0.0)
-        family = (them[None, :] >= start[:, None]) & (them[None, :] < end[:, None])
-        myself = them[None, :] == me[:, None]
-        pairs = family & ~myself
+        family, myself, pairs = _relations(me, start, end, them)
         s = (_products(k, q, eps_k, eps, scale, P, PRECISION) + mass[:, None]) * LOG2_E
         p = tl.where(pairs, tl.exp2(tl.where(pairs, s, float("-inf")) - top[None, :]), 0.0)
         ds = tl.dot(v, tl.trans(g), input_precision=PRECISION, out_dtype=ACC)
