@@ -6,6 +6,7 @@ imports but :func:`load`: so this package can be imported where Triton is not in
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 
+@cache
 def load(name: str) -> ModuleType:
     """The file of kernels :obj:`name` of this package.
 

@@ -13,7 +13,7 @@ parent's sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -56,17 +56,18 @@ def upward(plan: Plan, widths: list[int], go: Callable[..., None]) -> None:
         go(pending, first, stop - first, blocks, sizes)
 
 
-def downward(plan: Plan, levels: int) -> Iterator[tuple[int, int, int]]:
-    """Inner nodes ``first:stop`` of each launch, and below which of them all is done."""
-    ends = [plan.inner.shape[0]]
-    if plan.level_table.shape[0] > 0:
-        table = plan.level_table[:, 6:8]
-        ends = [int(table[0, 0]), *table[:, 1].tolist()]
-    first = done = 0
-    for stop in [*ends[levels - 1 :: levels], ends[-1]]:
-        if stop > first:
-            yield first, stop, done
-        first = done = stop
+def downward(plan: Plan, levels: int) -> list[tuple[int, int, int]]:
+    """Inner nodes ``first:stop`` of each launch, and before which of them all is done."""
+
+    def find() -> list[tuple[int, int, int]]:
+        table = plan.level_table[:, 6:8].tolist()
+        ends = [first for first, _ in table[:1]] + [last for _, last in table]
+        stops = [*ends[levels - 1 :: levels], *ends[-1:]]
+        starts = [0, *stops]
+        pairs = zip(starts, stops, strict=False)
+        return [(first, stop, first) for first, stop in pairs if stop > first]
+
+    return plan.once(("downward", levels), find)
 
 
 def sums(xs: list[Tensor], weight: Tensor | None, plan: Plan) -> Tensor:

@@ -113,6 +113,7 @@ def attention(inputs, tree, which):
 
 def test_without_triton_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
+    _jit.load.cache_clear()
     with pytest.raises(ImportError, match=r"pip install 'hsa_geometric\[triton\]'"):
         _jit.load("sweeps_kernels")
 
