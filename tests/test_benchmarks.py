@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from helpers import DEVICE
 
 from benchmarks import aims, gate, run, shapes
 from benchmarks.baselines import METHODS, Method
@@ -85,7 +86,7 @@ def test_sibling_pairs_are_all_that_share_a_parent():
 @pytest.mark.parametrize("name", ZOO)
 @pytest.mark.parametrize("method", [m for m in NOT_COMPILED if METHODS[m].exact])
 def test_a_method_that_claims_the_same_mathematics_agrees_with_the_oracle(method, name):
-    gate.against_oracle(method, zoo(name))
+    gate.against_oracle(method, zoo(name), DEVICE if method == "hsa-triton" else "cpu")
 
 
 def test_the_gate_is_green():
@@ -225,7 +226,7 @@ def test_the_runner_for_gpus_judges_aims_and_writes_them(monkeypatch, capsys, tm
     from benchmarks import gpu
 
     monkeypatch.setattr(gate, "check", lambda *args: gate.Verdict([], []))  # tested above
-    arguments = ["--device", "cpu", "--shrink", "16384", "--seconds", "0"]
+    arguments = ["--device", DEVICE, "--shrink", "16384", "--seconds", "0"]
     assert gpu.main([*arguments, "--out", str(tmp_path / "gpu.json")]) == 0
     printed = capsys.readouterr().out
     assert "share of the floor" in printed and "peak extra memory" in printed
@@ -244,5 +245,5 @@ def test_the_runner_for_gpus_prints_no_speed_of_kernels_that_are_wrong(monkeypat
     bias = iter(range(100))
     monkeypatch.setattr(sweeps, "finish", lambda *args: original(*args) + next(bias))
     monkeypatch.setattr(gate, "check", lambda *args: gate.Verdict([], []))
-    assert gpu.main(["--device", "cpu", "--shrink", "4096"]) == 1
+    assert gpu.main(["--device", DEVICE, "--shrink", "4096"]) == 1
     assert "two runs of balanced" in capsys.readouterr().err
