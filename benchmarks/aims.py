@@ -134,7 +134,7 @@ def _measure(aims: list[Aim], how: Settings) -> tuple[dict[Cell, Timing], dict[C
     for cell in cells:
         try:
             prepared = prepare(cases[cell[:2]], cell[2], cell[3])
-            calls[cell] = prepared.both if cell[3] == "both" else prepared.forward
+            calls[cell] = prepared.call(cell[3])
         except Skipped as reason:
             skipped[cell] = str(reason)
     timings, failed = interleaved(calls, how.device, seconds=how.seconds)
@@ -189,7 +189,7 @@ def _memory(leaves: int, which: str, how: Settings) -> dict[str, Any]:
         ((_, found),) = in_fresh_process([cell], options, how.threads)
     else:
         prepared = prepare(Case.of("balanced", leaves, **how.options), "hsa", which)
-        found = peak(prepared.both if which == "both" else prepared.forward, how.device)
+        found = peak(prepared.call(which), how.device)
     if isinstance(found, str):
         return row | {"measured": found, "met": "–"}
     width = how.options["heads"] * how.options["channels"]

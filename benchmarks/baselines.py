@@ -54,8 +54,8 @@ def _limit(what: str, have: int, most: int) -> None:
         raise Skipped(f"more than {most:,} {what}")
 
 
-def _operator(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex) -> Tensor:
-    out = hierarchical_attention(q, k, v, tree, backend="torch")
+def _operator(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, backend: str = "torch") -> Tensor:
+    out = hierarchical_attention(q, k, v, tree, backend=backend)
     assert isinstance(out, Tensor)
     return out
 
@@ -73,13 +73,7 @@ def hsa_triton(case: Case, grad: bool) -> Prepared:
         raise Skipped("its kernels run on CUDA devices")
     q, k, v = case.learned(grad, *case.qkv)
     tree = case.tree
-
-    def function() -> Tensor:
-        out = hierarchical_attention(q, k, v, tree, backend="triton")
-        assert isinstance(out, Tensor)
-        return out
-
-    return Prepared(function, (q, k, v))
+    return Prepared(lambda: _operator(q, k, v, tree, "triton"), (q, k, v))
 
 
 def floor(case: Case, grad: bool) -> Prepared:

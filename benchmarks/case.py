@@ -33,6 +33,10 @@ class Prepared:
     wrt: tuple[Tensor, ...] = ()
     direction: Tensor | None = None
 
+    def call(self, which: str) -> Callable[[], object]:
+        """The pass of that name: 'both' or 'forward'."""
+        return self.both if which == "both" else self.forward
+
     def forward(self) -> Tensor:
         """Output without a graph."""
         with torch.no_grad():

@@ -60,8 +60,8 @@ def aims(shrink: int = 1) -> list[Aim]:
     big = 1_048_576
     found = [Aim(cell("balanced", big, "forward"), 3.0), Aim(cell("balanced", big, "both"), 9.0)]
     for leaves, bound in ((16_384, 10.0), (131_072, 50.0)):
-        pair = (cell("balanced", leaves, "forward", m) for m in ("sdpa", HSA))
-        found += [Aim(above, bound, below, True) for above, below in [tuple(pair)]]
+        above, below = (cell("balanced", leaves, "forward", m) for m in ("sdpa", HSA))
+        found.append(Aim(above, bound, below, at_least=True))
     for which in ("forward", "both"):
         found.append(Aim(cell("ragged", big, which), 1.3, cell("balanced", big, which)))
     found.append(Aim(cell("molecules", 4096 * 25, "forward"), 0.5))
@@ -86,7 +86,7 @@ def measure(found: list[Aim], options: dict[str, Any], seconds: float, copy_rate
         for each in (c for c in cells if c[:2] == (shape, leaves)):
             try:
                 ready = prepare(case, each[2], each[3])
-                calls[each] = ready.both if each[3] == "both" else ready.forward
+                calls[each] = ready.call(each[3])
             except Skipped as reason:
                 failed[each] = str(reason)
         took, why = interleaved(calls, options["device"], seconds=seconds)
@@ -121,7 +121,7 @@ def memory(shape: str, leaves: int, options: dict[str, Any]) -> list[dict[str, A
     for which in ("forward", "both"):
         case = Case.of(shape, leaves, **options)
         ready = prepare(case, HSA, which)
-        found = peak(ready.both if which == "both" else ready.forward, options["device"])
+        found = peak(ready.call(which), options["device"])
         ratio = found / floor_bytes(case, "forward")
         what = f"{shape}, {leaves:,} leaves, {which}: peak extra memory / (q + k + v + out)"
         met = "yes" if ratio <= 3 else "no"
@@ -186,8 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = machine(torch.get_num_threads(), args.device)
     print(f"Machine: {machine_line(found)}; bfloat16, {options['heads']} heads × "
           f"{options['channels']}\n")  # fmt: skip
-    judged, times = measure(aims(args.shrink), options, args.seconds, found["copy_rate"])
-    big = judged and aims(args.shrink)[0].above[:2]
+    todo = aims(args.shrink)
+    big = todo[0].above[:2]
+    judged, times = measure(todo, options, args.seconds, found["copy_rate"])
     judged += memory(*big, options)
     names = ["what", "bound", "measured", "met"]
     print(markdown(["aim", *names[1:]], [[row[n] for n in names] for row in judged]), end="\n\n")

@@ -75,7 +75,7 @@ def main(job: str) -> None:
     for shape, size, method, which in given["cells"]:
         try:
             prepared = METHODS[method].prepare(Case.of(shape, size, **options), which == "both")
-            found: int | str = peak(prepared.both if which == "both" else prepared.forward)
+            found: int | str = peak(prepared.call(which))
         except Exception as error:
             found = f"{type(error).__name__}: {error}"
         print(json.dumps(found), flush=True)

@@ -142,7 +142,7 @@ def _time(
         except Skipped as reason:
             record.skipped = str(reason)
             bar.update()
-    calls = {m: p.both if which == "both" else p.forward for m, p in ready.items()}
+    calls = {m: p.call(which) for m, p in ready.items()}
     timings, failed = interleaved(
         calls, how.device, seconds=how.seconds, done=lambda method: bar.update()
     )

@@ -6,8 +6,27 @@ from pathlib import Path
 
 import torch
 
+from hsa_geometric.functional import hierarchical_attention
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def attend(inputs, tree, cotangent=None, **options):
+    """Output, evidence, and gradients of everything but the masses."""
+    inputs = {n: x.detach().requires_grad_(n != "mass") for n, x in inputs.items()}
+    out, evidence = hierarchical_attention(**inputs, tree=tree, return_evidence=True, **options)
+    learned = {n: x for n, x in inputs.items() if n != "mass"}
+    if cotangent is None:
+        generator = torch.Generator().manual_seed(7)
+        cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    loss = (out * cotangent.to(out)).sum() + evidence[evidence.isfinite()].sum()
+    grads = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+    result = {"out": out.detach(), "evidence": evidence.detach()}
+    return result | {
+        n: torch.zeros_like(x) if g is None else g
+        for (n, x), g in zip(learned.items(), grads, strict=True)
+    }
 
 
 def load_module(path):

@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import DEVICE
+from helpers import DEVICE, attend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
@@ -44,25 +44,6 @@ OPTIONS = {
 
 def index(name):
     return TreeIndex.from_parent(zoo(name)).to(DEVICE)
-
-
-def run(inputs, tree, cotangent=None, **options):
-    """Output, evidence and the gradients of everything but the masses."""
-    inputs = {n: x.detach().clone().requires_grad_(n != "mass") for n, x in inputs.items()}
-    out, evidence = hierarchical_attention(**inputs, tree=tree, return_evidence=True, **options)
-    generator = torch.Generator().manual_seed(7)
-    draw = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out)
-    cotangent = draw if cotangent is None else cotangent
-    loss = (out * cotangent).sum() + evidence[evidence.isfinite()].sum()
-    learned = {n: x for n, x in inputs.items() if n != "mass"}
-    grads = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
-    grads = [
-        torch.zeros_like(x) if g is None else g
-        for g, x in zip(grads, learned.values(), strict=True)
-    ]
-    return {"out": out.detach(), "evidence": evidence.detach()} | dict(
-        zip(learned, grads, strict=True)
-    )
 
 
 # --- the backend against the oracle --------------------------------------------------------------
@@ -128,7 +109,7 @@ def test_large_logits_stay_finite_and_equal_the_oracle(size, backend):
     tree = index("forest")
     inputs = attention_inputs(tree)
     inputs["q"] = inputs["q"] * size
-    assert all(x.isfinite().all() for x in run(inputs, tree, backend=backend).values())
+    assert all(x.isfinite().all() for x in attend(inputs, tree, backend=backend).values())
     # Gradients of q·k of this size are that large too.
     assert_backends_agree(**inputs, tree=tree, rtol=1e-9, atol=1e-10 * size, backend=backend)
 
@@ -251,7 +232,7 @@ def test_third_derivatives_of_both_backends_are_equal(name):
 def test_a_gradient_is_the_same_if_it_is_the_only_one_asked_for(needed, backend):
     tree = index("forest")
     inputs = attention_inputs(tree, pos_channels=2, node_scalars=True)
-    everything = run(inputs, tree, backend=backend)
+    everything = attend(inputs, tree, backend=backend)
     inputs = {n: x.clone().requires_grad_(n == needed) for n, x in inputs.items()}
     out, evidence = hierarchical_attention(
         **inputs, tree=tree, return_evidence=True, backend=backend
@@ -283,9 +264,9 @@ def test_no_tree_of_a_batch_notices_the_others(name, self_loop, backend):
 def test_a_tree_with_infinite_values_does_not_reach_the_others(backend):
     tree = TreeIndex.from_parent(torch.tensor([3, 3, 4, 4, 4, 7, 7, 7])).to(DEVICE)
     inputs = attention_inputs(tree)
-    expected = run(inputs, tree, backend=backend)
+    expected = attend(inputs, tree, backend=backend)
     spoilt = {n: torch.cat([x[:3], x[3:] * float("nan")]) for n, x in inputs.items()}
-    actual = run(spoilt, tree, backend=backend)
+    actual = attend(spoilt, tree, backend=backend)
     for name in ("out", "q", "k", "v"):
         assert torch.equal(actual[name][:3], expected[name][:3]), name
 
@@ -324,8 +305,8 @@ def test_renumbering_nodes_changes_nothing(parent, seed):
     cotangent = torch.randn(tree.num_leaves, 2, 4, dtype=torch.float64)
     there = torch.empty_like(cotangent)
     there[row] = cotangent
-    expected = run(inputs, tree, cotangent)
-    actual = run(moved, TreeIndex.from_parent(renumbered), there)
+    expected = attend(inputs, tree, cotangent)
+    actual = attend(moved, TreeIndex.from_parent(renumbered), there)
     for name in ("out", "q", "k", "v"):
         assert_close(actual[name][row], expected[name], msg=name)
     for name in ("pos_q", "pos_k", "temperature", "bias"):
@@ -356,8 +337,8 @@ def test_collapsing_chains_changes_nothing(name, self_loop, backend):
     # Collapsing a chain above a leaf moves the leaf's id, not the order of the rows.
     inputs = attention_inputs(tree, mass="random")
     options = {"self_loop": self_loop, "backend": backend}
-    expected = run(inputs, tree, **options)
-    for key, x in run(inputs, short, **options).items():
+    expected = attend(inputs, tree, **options)
+    for key, x in attend(inputs, short, **options).items():
         assert_close(x, expected[key], rtol=1e-10, atol=1e-12, msg=key)
 
 
@@ -370,14 +351,14 @@ def test_putting_a_chain_above_every_node_changes_nothing(parent):
     longer = torch.cat([ids + num_nodes, torch.where(parent == ids, ids + num_nodes, parent)])
     tree, longer = (TreeIndex.from_parent(x) for x in (parent, longer))
     inputs = attention_inputs(tree)
-    assert_close(run(inputs, longer), run(inputs, tree))
+    assert_close(attend(inputs, longer), attend(inputs, tree))
 
 
 @pytest.mark.parametrize("backend", LINEAR)
 def test_non_contiguous_inputs_give_the_same(backend):
     tree = index("forest")
     inputs = attention_inputs(tree, pos_channels=2, node_scalars=True, mass="random")
-    expected = run(inputs, tree)
+    expected = attend(inputs, tree)
     for _ in range(2):
         strided = {n: x.t().contiguous().t() if x.dim() == 2 else x for n, x in inputs.items()}
         strided = {
@@ -459,12 +440,12 @@ def test_cutting_families_into_pieces_changes_nothing(monkeypatch, limit, chunk,
     parent = torch.cat([star(9), 10 + random_parent(60, num_trees=3, seed=4)])
     tree = TreeIndex.from_parent(parent)
     inputs = attention_inputs(tree, pos_channels=2, node_scalars=True, mass=mass)
-    expected, second = run(inputs, tree), second_derivative(inputs, tree, "torch")
+    expected, second = attend(inputs, tree), second_derivative(inputs, tree, "torch")
     monkeypatch.setattr("hsa_geometric.kernels.eager.blocks.LOGITS", limit)
     monkeypatch.setattr("hsa_geometric.kernels.eager.blocks.FEWEST_QUERIES", 1)
     for module in ("blocks", "sweeps", "attention"):
         monkeypatch.setattr(f"hsa_geometric.kernels.eager.{module}.CHUNK_ELEMENTS", chunk)
-    assert_close(run(inputs, tree), expected)
+    assert_close(attend(inputs, tree), expected)
     assert_close(second_derivative(inputs, tree, "torch"), second)
 
 
@@ -472,12 +453,12 @@ def test_cutting_families_into_pieces_changes_nothing(monkeypatch, limit, chunk,
 def test_what_large_trees_do_equals_what_small_ones_do(monkeypatch, name):
     parent = zoo(name)
     inputs = attention_inputs(TreeIndex.from_parent(parent), pos_channels=2)
-    expected = run(inputs, TreeIndex.from_parent(parent))
+    expected = attend(inputs, TreeIndex.from_parent(parent))
     second = second_derivative(inputs, TreeIndex.from_parent(parent), "torch")
     limits = "blocks.FEW_PIECES", "blocks.REMEMBERED", "sweeps.SMALL"
     for limit in limits:
         monkeypatch.setattr(f"hsa_geometric.kernels.eager.{limit}", 0)
-        assert_close(run(inputs, TreeIndex.from_parent(parent)), expected)
+        assert_close(attend(inputs, TreeIndex.from_parent(parent)), expected)
     assert_close(second_derivative(inputs, TreeIndex.from_parent(parent), "torch"), second)
 
 
@@ -486,15 +467,15 @@ def test_a_chain_3000_deep_equals_its_one_leaf(self_loop):
     tree = TreeIndex.from_parent(chain(3000))
     one = TreeIndex.from_parent(torch.tensor([0]))
     inputs = attention_inputs(tree)
-    actual = run(inputs, tree, self_loop=self_loop)
+    actual = attend(inputs, tree, self_loop=self_loop)
     assert_close(actual["out"], inputs["v"] if self_loop else torch.zeros_like(inputs["v"]))
-    assert_close(actual, run(inputs, one, self_loop=self_loop))
+    assert_close(actual, attend(inputs, one, self_loop=self_loop))
 
 
 def test_a_caterpillar_3000_deep_runs_forward_and_backward():
     tree = TreeIndex.from_parent(caterpillar(3000))
     inputs = attention_inputs(tree, heads=1, dtype=torch.float32)
-    result = run(inputs, tree)
+    result = attend(inputs, tree)
     assert all(x.isfinite().all() for x in result.values())
     assert result["q"].abs().sum() > 0
     # Rows sum to one: attention to a constant is that constant.
@@ -514,5 +495,5 @@ def test_a_caterpillar_with_a_chain_in_every_link_equals_the_one_without():
     longer = TreeIndex.from_parent(torch.cat(links))
     assert longer.depth >= 2900
     inputs = attention_inputs(tree)
-    assert_close(run(inputs, longer), run(inputs, tree))
+    assert_close(attend(inputs, longer), attend(inputs, tree))
     assert_backends_agree(**inputs, tree=tree)

@@ -44,8 +44,9 @@ def aligned(plan: Plan) -> int:
 
     def find() -> int:
         table = plan.level_table
-        widest = int((table[:, 3] - table[:, 2]).argmax()) if len(table) else 0
-        return int(table[widest, 2]) if len(table) else 0
+        if len(table) == 0:
+            return 0
+        return int(table[(table[:, 3] - table[:, 2]).argmax(), 2])
 
     return plan.once("aligned", find)
 

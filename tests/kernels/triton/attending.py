@@ -1,11 +1,13 @@
 """What the test files of this folder share."""
 
+from functools import partial
+
+import helpers
 import torch
 from helpers import DEVICE
 from torch.testing import assert_close
 
 from hsa_geometric import TreeIndex
-from hsa_geometric.functional import hierarchical_attention
 from hsa_geometric.kernels.triton import _jit, dropout, scalars, siblings, sweeps
 from hsa_geometric.testing import (
     balanced,
@@ -41,22 +43,7 @@ def families(*sizes):
     return TreeIndex.from_parent(torch.tensor(parent)).to(DEVICE)
 
 
-def attend(inputs, tree, cotangent=None, **options):
-    """Output, evidence, and gradients of everything but the masses."""
-    inputs = {n: x.detach().requires_grad_(n != "mass") for n, x in inputs.items()}
-    options = {"backend": "triton", "return_evidence": True} | options
-    out, evidence = hierarchical_attention(**inputs, tree=tree, **options)
-    learned = {n: x for n, x in inputs.items() if n != "mass"}
-    if cotangent is None:
-        generator = torch.Generator().manual_seed(7)
-        cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64)
-    loss = (out * cotangent.to(out)).sum() + evidence[evidence.isfinite()].sum()
-    grads = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
-    result = {"out": out.detach(), "evidence": evidence.detach()}
-    return result | {
-        n: torch.zeros_like(x) if g is None else g
-        for (n, x), g in zip(learned.items(), grads, strict=True)
-    }
+attend = partial(helpers.attend, backend="triton")
 
 
 def agree(inputs, tree, rtol=1e-9, atol=1e-9, **options):
