@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.data.rows import rows_by_name
 
 # Attributes that have a meaning of their own: half a set of them is a mistake, not a choice.
 _WHOLE = ("x", "pos", "mass")
@@ -25,7 +25,7 @@ def leaf_features(attrs: list[dict[Any, Any]], node_attrs: list[str] | None) -> 
         key
         for key in names
         if _can_be_key(key)
-        and rows_of(key) == "leaf"
+        and rows_by_name(key) in ("leaf", None)
         and all(key in attr for attr in attrs)
         and _rows([attr[key] for attr in attrs]) is not None
     ]
@@ -45,7 +45,7 @@ def take_tensors(
     for key in wanted:
         if not _can_be_key(key):
             raise ValueError(f"Expected 'node_attrs' to leave out {key!r}, which has other uses")
-        if rows_of(key) == "tree":
+        if rows_by_name(key) == "tree":
             groups = {key: range(len(names))}
         else:
             groups = {key: range(num_leaves), f"inner_{key}": range(num_leaves, len(names))}
@@ -61,7 +61,7 @@ def take_tensors(
                 for i in group:
                     del attrs[i][key]
             elif target == key and required:
-                what = "leaf" if rows_of(key) == "leaf" else "node"
+                what = "node" if rows_by_name(key) == "tree" else "leaf"
                 i = group[_offender(values)]
                 got = f"{attrs[i][key]!r}" if key in attrs[i] else "none"
                 raise ValueError(
@@ -77,7 +77,7 @@ def _can_be_key(key: Any) -> bool:
         key in _PLAIN
         or not (
             key.startswith(("_", "inner_"))
-            or rows_of(key) == "other"
+            or rows_by_name(key) in ("edge", "reference", "other")
             or key in ("parent", "tree_names", "batch")
             or hasattr(Hierarchy, key)
         )

@@ -21,7 +21,6 @@ from hsa_geometric.builders._nx_tensors import take_tensors
 from hsa_geometric.builders._nx_tree import parents
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.data.rows import rows_of
 from hsa_geometric.functional.options import check_choice
 
 
@@ -164,11 +163,9 @@ def to_networkx(hierarchy: Hierarchy, *, undirected: bool | None = None) -> Any:
         G.add_node(name)
         G.nodes[name].update(attrs)
     for key, value in hierarchy._store.items():
-        kind = rows_of(key)
-        if not isinstance(value, Tensor) or kind == "other" or key in ("parent", "batch"):
+        kind = hierarchy.rows_of(key)
+        if not isinstance(value, Tensor) or kind not in rows or key in ("parent", "batch"):
             continue
-        if value.dim() == 0 or value.size(0) != len(rows[kind]):
-            continue  # one row for the sample, not for its nodes
         attr = key.removeprefix("inner_")
         for i, row in zip(rows[kind], value.tolist(), strict=True):
             G.nodes[record.names[i]][attr] = row

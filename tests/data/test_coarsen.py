@@ -315,9 +315,7 @@ def test_gradients_reach_the_leaves():
     ],
 )
 def test_bad_input_is_named(change, options, error, message):
-    h = sample()
-    for key, value in change.items():
-        h[key] = value
+    h = Hierarchy.from_dict(sample().to_dict() | change)
     with pytest.raises(error, match=re.escape(message)):
         coarsen(h, **({"level": 1} | options))
 
