@@ -90,7 +90,7 @@ def from_parent(parent: Ids, *, internal: str = "error", **leaf_data: Any) -> Hi
 def _check_names(data: dict[str, Any]) -> None:
     for key in data:
         if (
-            key == "ptr"
+            key in ("ptr", "num_edges")
             or key.startswith("_")
             or (key.startswith(("tree_", "inner_")) and key.endswith(FOLLOWERS))
         ):

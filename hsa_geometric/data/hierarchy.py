@@ -261,10 +261,13 @@ class Hierarchy(Data):  # type: ignore[misc]
             kind = rows_by_name(key) or record.get(key)
             if kind in rows and (isinstance(value, Tensor) or key in record):
                 _check_rows(key, self._store._count(value), *rows[kind])
-            elif kind == "edge" and isinstance(value, Tensor) and "edge_index" in self:
-                _check_rows(key, count_rows(value), self.num_edges, "edge")
+            elif kind == "edge" and isinstance(value, Tensor):
+                edges = self.num_edges if self._store._has_edges() else 0
+                _check_rows(key, count_rows(value), edges, "edge")
         num_nodes = self._store.get("num_nodes")
-        if num_nodes is not None and num_nodes != tree.num_leaves:
+        if num_nodes is not None and (
+            not isinstance(num_nodes, int) or num_nodes != tree.num_leaves
+        ):
             raise ValueError(
                 f"Expected 'num_nodes' to be the number of leaves, {tree.num_leaves} "
                 f"(got {num_nodes})"
@@ -344,6 +347,19 @@ class Hierarchy(Data):  # type: ignore[misc]
             jump = jump[jump]
 
         return keep_leaves(self, self._with_nodes(copy.copy(self), keep, tree.parent), mask)
+
+    def connected_components(self) -> list[Hierarchy]:
+        """Split the graph, not the tree, into connected parts, each with the tree above it."""
+        label = torch.arange(self.num_nodes, device=self.parent.device)
+        if isinstance(self.get("edge_index"), Tensor):
+            ends = torch.cat([self.edge_index, self.edge_index.flip(0)], dim=1)
+            while True:  # every node takes the lowest row that it hears of
+                lower = label.scatter_reduce(0, ends[0], label[ends[1]], "amin")
+                lower = lower[lower]
+                if torch.equal(lower, label):
+                    break
+                label = lower
+        return [self.subgraph(label == first) for first in label.unique()]
 
     def snapshot(self, start_time: float, end_time: float, attr: str = "time") -> Hierarchy:
         """Keep the leaves, with their tree, or the edges whose time is in this range."""

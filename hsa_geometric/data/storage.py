@@ -81,22 +81,29 @@ class HierarchyStorage(GlobalStorage):  # type: ignore[misc]
         return int(ptr[-1]) if parts == ptr.diff().tolist() else None
 
     def _rows_of(self, key: str) -> Rows:
-        rows = rows_by_name(key)
-        recorded = self._recorded().get(key)
-        if rows is None and recorded in ("leaf", "sample"):
-            return recorded  # type: ignore[return-value]
-        if rows is not None:
-            return rows
-        if recorded is None:
-            if is_follower(key, self._mapping):
-                return "other"
-            if "index" in key or key.startswith("adj") or is_sparse(self[key]):
-                return "reference"
-            edges = any(name in self for name in ("edge_index", "adj", "adj_t"))
-            if "edge" in key and edges and self._count(self[key]) == self.num_edges:
-                return "edge"
-        count = self._count(self[key])
-        return "leaf" if count is not None and count == self.num_nodes else "sample"
+        by_name, recorded = rows_by_name(key), self._recorded().get(key)
+        if by_name is not None:
+            return by_name
+        if recorded in ("leaf", "sample"):
+            return "leaf" if recorded == "leaf" else "sample"
+        if recorded is None and is_follower(key, self._mapping):
+            return "other"
+        value = self[key]
+        if recorded is None and ("index" in key or key.startswith("adj") or is_sparse(value)):
+            return "reference"
+        count = self._count(value)
+        if count is None:
+            return "sample"
+        # PyG takes what has as many rows for data of nodes and of edges at once; here it is one.
+        of_edges = recorded is None and self._has_edges() and count == self.num_edges
+        if of_edges and "edge" in key:
+            return "edge"
+        if count == self.num_nodes:
+            return "leaf"
+        return "edge" if of_edges and count > 1 else "sample"
+
+    def _has_edges(self) -> bool:
+        return any(key in self._mapping for key in ("edge_index", "adj", "adj_t"))
 
     def is_node_attr(self, key: str) -> bool:
         """Whether there is a row for each leaf."""
