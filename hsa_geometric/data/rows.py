@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ FOLLOWERS = ("_batch", "_ptr")
 OTHER = ("edge_label", "num_nodes", "num_edges", "ptr")
 
 
+@lru_cache(maxsize=1024)  # PyG asks for each key of each sample
 def rows_by_name(key: str) -> Rows | None:
     r"""Say what the rows stored under a reserved name stand for; :obj:`None` for all other names.
 

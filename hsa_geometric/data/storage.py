@@ -136,6 +136,9 @@ class HierarchyStorage(GlobalStorage):  # type: ignore[misc]
     # What is written ##########################################################################
 
     def __setitem__(self, key: str, value: Any) -> None:
+        if key == "_record":  # from `to_dict`, item by item
+            self._set_recorded(self._recorded() | value)
+            return
         old = self._mapping.get(key)
         if old is not None and "parent" in self._mapping:
             self._check_replaced(key, old, value)

@@ -215,6 +215,17 @@ def test_leaves_do_not_come_or_go_without_their_tree(name):
     assert_follows(h, "surface_area")
 
 
+def test_dictionaries_remember():
+    h = hierarchy("vertex_index")
+    assert_follows(Hierarchy.from_dict(h.to_dict()), "vertex_index")
+    other = Hierarchy()
+    for key, value in h.to_dict().items():
+        other[key] = value
+    assert_follows(other, "vertex_index")
+    assert_follows(Hierarchy().update(h.to_dict()), "vertex_index")
+    assert set(other.keys()) == set(h.keys())
+
+
 def test_a_dataset_on_disk_remembers(tmp_path):
     class Points(InMemoryDataset):
         def __init__(self, root):

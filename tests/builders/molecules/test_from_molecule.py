@@ -291,6 +291,7 @@ def test_a_pyg_graph_keeps_all_it_has(with_hydrogen):
 def test_more_edges_than_bonds_are_no_harm():
     data = pyg_from_smiles("CCO")
     data.edge_index = torch.tensor([[0, 2, 0], [1, 1, 2]])  # each bond once, and one edge more
+    data.edge_attr = torch.zeros(3, 3)
     assert from_molecule(data, levels=[]).parent.tolist() == [3, 3, 3, 3]
     data.edge_index = data.edge_attr = None
     assert from_molecule(data, levels=[]).parent.tolist() == [3, 3, 3, 3]
