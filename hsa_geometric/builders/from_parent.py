@@ -11,6 +11,7 @@ from torch import Tensor
 from hsa_geometric.builders._ids import Ids, as_ids
 from hsa_geometric.builders._internal import own_leaves
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.data.leaves import take
 from hsa_geometric.data.rows import FOLLOWERS, count_rows, rows_by_name
 from hsa_geometric.functional.options import check_choice
 from hsa_geometric.tree import TreeIndex
@@ -141,8 +142,8 @@ def _settle_inner_rows(
         kept = tree.leaf_ids
     for key, value in data.items():
         changes = rows_by_name(key) in (("tree",) if internal == "leaf" else ("leaf", None))
-        if changes and isinstance(value, Tensor) and value.shape[:1] == (tree.num_nodes,):
-            out[key] = value[kept.to(value.device)]
+        if changes and count_rows(value) == tree.num_nodes:
+            out[key] = take(value, kept.to(getattr(value, "device", "cpu")))
     return parent, out
 
 

@@ -37,7 +37,8 @@ def from_networkx(
     ``[N, ...]``; if all inner nodes have it, theirs becomes ``h.inner_a`` ``[T - N, ...]``. An
     attribute named ``tree_*`` (such as ``tree_kind``) must be on every node and becomes one
     tensor ``[T, ...]``. Python floats get torch's default dtype. Everything else is kept for
-    :func:`to_networkx`.
+    :func:`to_networkx`. Samples of a batch must have the same tensors: name them in
+    :obj:`node_attrs` where graphs differ in what they carry.
 
     Args:
         G: a :class:`networkx.DiGraph` with edges from parent to child, or an undirected

@@ -14,8 +14,9 @@ from torch_geometric.data.data import size_repr
 from hsa_geometric.data.alike import check_keys, common_record
 from hsa_geometric.data.callers import check_transform, samples_to_batch
 from hsa_geometric.data.leaves import check_no_references, count_before, keep_leaves
-from hsa_geometric.data.rows import Rows, count_rows, rows_by_name
+from hsa_geometric.data.rows import Rows, rows_by_name
 from hsa_geometric.data.storage import HierarchyStorage
+from hsa_geometric.data.validation import check_contents
 from hsa_geometric.tree import TreeIndex
 
 DERIVED = ("tree", "parent_edge_index", "num_tree_nodes", "num_trees", "depth")
@@ -239,43 +240,13 @@ class Hierarchy(Data):  # type: ignore[misc]
                 is negative, infinite or NaN; if :obj:`edge_index` or :obj:`face` is out of range.
         """
         try:
-            self._check()
+            check_contents(self)
         except (TypeError, ValueError) as error:
             if raise_on_error:
                 raise
             warnings.warn(str(error), stacklevel=2)
             return False
         return bool(super().validate(raise_on_error))
-
-    def _check(self) -> None:
-        if "parent" not in self._store:
-            raise ValueError(f"Expected 'parent' in '{type(self).__name__}' (got none)")
-        tree = self.tree
-        rows = {
-            "tree": (tree.num_nodes, "node"),
-            "inner": (tree.num_nodes - tree.num_leaves, "inner node"),
-            "leaf": (tree.num_leaves, "leaf"),
-        }
-        record = self._store._recorded()
-        for key, value in self._store.items():
-            kind = rows_by_name(key) or record.get(key)
-            if kind in rows and (isinstance(value, Tensor) or key in record):
-                _check_rows(key, self._store._count(value), *rows[kind])
-            elif kind == "edge" and isinstance(value, Tensor):
-                edges = self.num_edges if self._store._has_edges() else 0
-                _check_rows(key, count_rows(value), edges, "edge")
-        num_nodes = self._store.get("num_nodes")
-        if num_nodes is not None and (
-            not isinstance(num_nodes, int) or num_nodes != tree.num_leaves
-        ):
-            raise ValueError(
-                f"Expected 'num_nodes' to be the number of leaves, {tree.num_leaves} "
-                f"(got {num_nodes})"
-            )
-        if isinstance(self.mass, Tensor):
-            _check_mass(self.mass)
-        if isinstance(self._store.get("face"), Tensor):
-            _check_face(self.face, tree.num_leaves)
 
     # New hierarchies ##########################################################################
 
@@ -496,40 +467,12 @@ def _leaf_mask(subset: Tensor, num_leaves: int) -> Tensor:
                 f"(got {int(subset[outside][0])})"
             )
         if (subset[1:] <= subset[:-1]).any():
-            raise ValueError("Expected 'subset' to be strictly ascending; leaves keep their order")
+            raise ValueError(
+                "Expected 'subset' to be strictly ascending; leaves keep their order (take "
+                "subset.sort().values, and surgery.permute_leaves afterwards)"
+            )
         mask = torch.zeros(num_leaves, dtype=torch.bool, device=subset.device)
         mask[subset] = True
     if not mask.any():
         raise ValueError("Expected 'subset' to keep at least one leaf (got none)")
     return mask
-
-
-def _check_rows(key: str, rows: int | None, expected: int, what: str) -> None:
-    if rows is None:
-        raise ValueError(f"Expected '{key}' to have a row for each {what} (got 0 dimensions)")
-    if rows != expected:
-        plural = {"leaf": "leaves"}.get(what, f"{what}s")
-        raise ValueError(
-            f"Expected '{key}' to have one row for each of the {expected} {plural} (got {rows} "
-            f"rows)"
-        )
-
-
-def _check_face(face: Tensor, num_leaves: int) -> None:
-    if face.numel() and (int(face.min()) < 0 or int(face.max()) >= num_leaves):
-        raise ValueError(
-            f"Expected 'face' to hold leaf rows in [0, {num_leaves - 1}] (got {int(face.min())} to "
-            f"{int(face.max())})"
-        )
-
-
-def _check_mass(mass: Tensor) -> None:
-    if mass.dim() != 1:
-        raise ValueError(f"Expected 'mass' to be one-dimensional (got {mass.dim()} dimensions)")
-    bad = ~((mass >= 0) & torch.isfinite(mass))
-    if bad.any():
-        leaf = int(bad.nonzero()[0])
-        raise ValueError(
-            f"Expected 'mass' to be finite and non-negative (got mass[{leaf}] = "
-            f"{mass[leaf].item()})"
-        )

@@ -27,15 +27,16 @@ def take_leaf_rows(h: Hierarchy, key: str, rows: Tensor) -> Any:
     """Rows ``rows`` of what is stored under ``key``, a row for each leaf of ``h``."""
     value = h[key]
     if not isinstance(value, list) or "ptr" not in h:
-        return _take(value, rows)
+        return take(value, rows)
     # Of a batch, a list holds the rows of each sample; leaves stay in theirs.
     sample = torch.bucketize(rows, h.ptr[1:], right=True)
     sizes = torch.bincount(sample, minlength=len(value)).tolist()
     parts = zip(value, (rows - h.ptr[sample]).cpu().split(sizes), strict=True)
-    return [_take(part, local) for part, local in parts]
+    return [take(part, local) for part, local in parts]
 
 
-def _take(value: Any, rows: Tensor) -> Any:
+def take(value: Any, rows: Tensor) -> Any:
+    """Some rows, by number, of a tensor, an array or a list."""
     if isinstance(value, np.ndarray):
         return value[rows.cpu().numpy()]
     taken = select(value, rows, 0)
