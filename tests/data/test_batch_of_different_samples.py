@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.loader import DataLoader
 
@@ -28,6 +30,21 @@ def test_a_key_of_one_sample_only_is_named_with_both_samples(key):
         Batch.from_data_list([plain, plain, plain, extra])
 
 
+@given(
+    st.lists(st.sets(st.text(max_size=3).filter(lambda k: k[:1] != "_")), min_size=1, max_size=4)
+)
+@settings(max_examples=60, deadline=None)
+def test_a_batch_has_every_key_of_every_sample_or_is_refused(keys):
+    samples = [from_parent(STAR, **{k: torch.ones(2) for k in names}) for names in keys]
+    if all(names == keys[0] for names in keys):
+        assert set(Batch.from_data_list(samples).keys()) == keys[0] | {"parent", "batch", "ptr"}
+    else:
+        odd = set.union(*keys) - set.intersection(*keys)
+        with pytest.raises(ValueError, match="to have the same keys") as caught:
+            Batch.from_data_list(samples)
+        assert any(f"'{key}'" in str(caught.value) for key in odd)
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_loader_names_the_key(num_workers):
     samples = [from_parent(STAR), from_parent(STAR, mass=[1.0, 2.0])]
@@ -49,8 +66,7 @@ def test_rows_of_leaves_and_of_samples_do_not_mix():
 
 
 def test_what_pyg_would_count_up_in_one_sample_alone_is_refused():
-    ours, theirs = from_parent(STAR, vertex_index=[0, 1]), from_parent(STAR)
-    ours = from_parent(STAR, vertex_index=torch.tensor([0, 1]))
+    ours, theirs = from_parent(STAR, vertex_index=torch.tensor([0, 1])), from_parent(STAR)
     theirs.vertex_index = torch.tensor([0, 1])
     for samples in both_ways(ours, theirs):
         with pytest.raises(ValueError, match="'vertex_index' to be the same thing"):
