@@ -30,9 +30,7 @@ def test_a_key_of_one_sample_only_is_named_with_both_samples(key):
         Batch.from_data_list([plain, plain, plain, extra])
 
 
-@given(
-    st.lists(st.sets(st.text(max_size=3).filter(lambda k: k[:1] != "_")), min_size=1, max_size=4)
-)
+@given(st.lists(st.sets(st.text("abé -", max_size=2)), min_size=1, max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_a_batch_has_every_key_of_every_sample_or_is_refused(keys):
     samples = [from_parent(STAR, **{k: torch.ones(2) for k in names}) for names in keys]
