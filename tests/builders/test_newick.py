@@ -352,8 +352,8 @@ def test_what_both_read_of_any_signs_is_equal_to_what_dendropy_reads(text):
             h = from_newick(whole)
         except ValueError:
             continue
-        # dendropy knows no double quotes, sees no quote right behind a comment, no last child without a label, and takes
-        # a quoted sign for the sign
+        # dendropy knows no double quotes, sees no quote right behind a comment and no last child
+        # without a label, and takes a quoted sign for the sign
         if not re.search(r"\"|\]'|,\s*(\[.*\]\s*)?\)|'[(),;:]'", whole, re.DOTALL):
             expected = dendropy_trees(whole.removeprefix("\ufeff"))
             assert expected is None or trees_of(h) == expected
