@@ -79,8 +79,11 @@ def begins(pattern: re.Pattern[str], text: str) -> list[int]:
 
 def words(text: str) -> list[tuple[int, int]]:
     """First character of each word that can be seen, and the one behind its last."""
-    unseen = _regex().compile(r"[\s\p{Default_Ignorable_Code_Point}]*")
-    found = (match.span() for match in pattern("word").finditer(text))
+    found = [m.span() for m in pattern("word").finditer(text) if not m[0].isspace()]
+    regex = _regex()
+    if regex.search(r"\p{Default_Ignorable_Code_Point}", text) is None:
+        return found
+    unseen = regex.compile(r"[\s\p{Default_Ignorable_Code_Point}]*")
     return [span for span in found if unseen.fullmatch(text, *span) is None]
 
 
