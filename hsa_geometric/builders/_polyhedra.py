@@ -175,6 +175,8 @@ def _winding(at: Floats, face: Ints, point: Floats) -> Floats:
         above = (a * np.cross(b, c)).sum(axis=-1)
         below = x * y * z + (a * b).sum(-1) * z + (b * c).sum(-1) * x + (c * a).sum(-1) * y
         # In the plane of a triangle the angle is 2 pi inside it, of no certain sign, and 0 outside.
-        angle = np.where(np.abs(above) < 1e-12, np.where(below < 0, np.pi, 0), np.arctan2(above, below))
+        angle = np.where(
+            np.abs(above) < 1e-12, np.where(below < 0, np.pi, 0), np.arctan2(above, below)
+        )
         out[some] = angle.sum(axis=1) / (2 * np.pi)
     return out

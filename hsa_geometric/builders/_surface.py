@@ -52,7 +52,8 @@ def read_mesh(mesh: Any) -> Surface:
             raise ImportError(
                 "from_mesh reads meshio meshes with PyVista: pip install 'hsa_geometric[meshes]'"
             ) from error
-        return Surface(*read_vtk(pyvista.from_meshio(mesh)))
+        pos, face, size = read_vtk(pyvista.from_meshio(mesh))  # of float32 points it makes float64
+        return Surface(pos.float() if mesh.points.dtype == np.float32 else pos, face, size)
     if _is(mesh, "pyvista", "DataSet"):
         return Surface(*read_vtk(mesh))
     raise TypeError(
