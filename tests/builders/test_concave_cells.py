@@ -1,6 +1,7 @@
 """Masses and simplices of cells that are not convex, and of all that are."""
 
 import sys
+from inspect import isfunction
 
 import numpy as np
 import pytest
@@ -14,7 +15,11 @@ from hsa_geometric.builders.mesh import from_mesh
 
 U = [(0, 0), (3, 0), (3, 5), (2, 5), (2, 1), (1, 1), (1, 5), (0, 5)]  # area 11, perimeter 24
 DART = [(0, 0), (-1, -5), (1, 0), (-1, 5)]  # area 5
-UTM = [441_871, 6_329_700, 0]
+UTM = np.array([441_871, 6_329_700, 0])
+UP = np.array([0, 0, 1])
+CONVEX = [
+    name for name, make in vars(cell_examples).items() if isfunction(make) and name[0].isupper()
+]
 
 
 def flat(ring):
@@ -29,7 +34,7 @@ def prism(ring):
     """Points and faces of a prism of height 1."""
     n = len(ring)
     sides = [[i, (i + 1) % n, (i + 1) % n + n, i + n] for i in range(n)]
-    points = np.concatenate([flat(ring), flat(ring) + [0, 0, 1]])
+    points = np.concatenate([flat(ring), flat(ring) + UP])
     return points, [[*range(n)][::-1], [*range(n, 2 * n)], *sides]
 
 
@@ -85,7 +90,7 @@ def stars(draw, most=30):
     return np.column_stack([radius * np.cos(angle), radius * np.sin(angle)])
 
 
-@pytest.mark.parametrize("shift", [[0, 0, 0], UTM])
+@pytest.mark.parametrize("shift", [0 * UTM, UTM])
 def test_a_u_of_area_11_weighs_11(shift):
     for first in range(8):
         ring = np.roll(U, first, axis=0)
@@ -93,22 +98,21 @@ def test_a_u_of_area_11_weighs_11(shift):
         torch.testing.assert_close(h.mass, torch.full((8,), 11 / 8, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("shift", [[0, 0, 0], UTM])
+@pytest.mark.parametrize("shift", [0 * UTM, UTM])
 def test_the_surface_of_a_u_prism_weighs_46(shift):
     points, faces = prism(U)
     check(pyvista.PolyData(points + shift, faces=padded(faces)), 46)
 
 
-@pytest.mark.parametrize("shift", [[0, 0, 0], UTM])
+@pytest.mark.parametrize("shift", [0 * UTM, UTM])
 def test_a_u_shaped_polyhedron_weighs_11_as_do_its_tetrahedra(shift):
     points, faces = prism(U)
     h = check(polyhedron(points + shift, faces), 11, U)
     torch.testing.assert_close(h.mass, torch.full((16,), 11 / 16, dtype=torch.float64))
     assert (sizes(h) > 0).all() and h.num_nodes == 16
-    for face in (faces[0], faces[1]):  # nothing across the notch
-        assert not {(face[3], face[6]), (face[6], face[3])} & set(
-            zip(*h.edge_index.tolist(), strict=True)
-        )
+    tips = torch.isin(h.edge_index, torch.tensor([3, 6, 11, 14])).all(dim=0)
+    across = h.edge_index[:, tips] % 8  # the two tips at most along the prism, not over the notch
+    assert torch.equal(across[0], across[1])
 
 
 def test_faces_of_a_polyhedron_may_be_turned_in_any_way():
@@ -159,13 +163,13 @@ def test_cells_side_by_side_are_told_apart():
     grid = pyvista.UnstructuredGrid(
         np.array([len(u), *u, 8, *range(16, 24), 3, 0, 1, 2]),
         np.array([42, 12, 5]),
-        np.concatenate([points, box + [9, 0, 0]]),
+        np.concatenate([points, box + np.array([9, 0, 0])]),
     )
     h = check(grid, 12)
     torch.testing.assert_close(h.mass, torch.tensor([11 / 16] * 16 + [1 / 8] * 8).double())
 
 
-@pytest.mark.parametrize("name", cell_examples.__all__)
+@pytest.mark.parametrize("name", CONVEX)
 def test_all_convex_cells_of_pyvista_weigh_what_vtk_says(name):
     mesh = getattr(cell_examples, name)()
     if mesh.n_cells == 0 or mesh.get_cell(0).dimension < 2:
@@ -182,7 +186,7 @@ def test_twisted_prisms_have_no_tetrahedra_and_say_so():
     # Schoenhardt's polyhedron: all its inner diagonals lie outside.
     low = np.arange(3) * 2 * np.pi / 3
     rings = [np.column_stack([np.cos(a), np.sin(a)]) for a in (low, low + np.pi / 6)]
-    points = np.concatenate([flat(rings[0]), flat(rings[1]) + [0, 0, 1]])
+    points = np.concatenate([flat(rings[0]), flat(rings[1]) + UP])
     after = [1, 2, 0]
     sides = [[i, j, j + 3] for i, j in enumerate(after)] + [
         [i, j + 3, i + 3] for i, j in enumerate(after)
