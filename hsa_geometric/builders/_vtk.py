@@ -40,12 +40,12 @@ def read_vtk(mesh: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     place = pos.double().numpy()
     grid.points = place - place.min(axis=0)  # digits for what is near, wherever the box is
     if dim >= 2:
-        simplex, cell = _triangles(grid) if dim == 2 else _tetrahedra(grid)
+        simplex, cell, size = _triangles(grid) if dim == 2 else _tetrahedra(grid)
     if dim < 2 or len(simplex) == 0:
         raise ValueError("Expected 'mesh' to have faces or volume cells (got none)")
-    size = np.bincount(cell, np.abs(sizes(grid.points, simplex)), minlength=grid.n_cells)
+    of_cell = np.bincount(cell, np.abs(size), minlength=grid.n_cells)
     count = np.diff(start)
-    share = np.repeat(size / np.maximum(count, 1), count)
+    share = np.repeat(of_cell / np.maximum(count, 1), count)
     return (
         pos,
         torch.from_numpy(simplex.T.astype(np.int64)),
@@ -85,57 +85,77 @@ def _cut(grid: Any, kind: int) -> tuple[Ints, Ints]:
     return simplex.astype(np.int64), np.asarray(cut.cell_data["cell"])[cut.celltypes == kind]
 
 
-def _triangles(grid: Any) -> tuple[Ints, Ints]:
-    """Triangles that fill the faces, and the face that each is from."""
-    import pyvista
-
-    types, place = grid.celltypes.copy(), np.asarray(grid.points)
-    start, corner = _rows(grid.GetCells())
-    area = _areas(place, start, corner)
-    # VTK cuts quads along the shorter diagonal, which of a concave one may lie outside.
-    quad = np.flatnonzero(types == QUAD)
-    around = place[corner[start[quad, None] + np.arange(4)]]
-    side = np.roll(around, -1, axis=1) - around
-    turn = (np.cross(side, np.roll(side, -1, axis=1)) * area[quad, None]).sum(axis=2)
-    concave = quad[(turn < 0).any(axis=1)]
-    if concave.size:
-        types[concave] = POLYGON
-        grid = pyvista.UnstructuredGrid(grid.cells, types, place)
+def _triangles(grid: Any) -> tuple[Ints, Ints, Floats]:
+    """Triangles that fill the faces, the face that each is from, and their areas."""
+    types, place = grid.celltypes, np.asarray(grid.points)
     face, cell = _cut(grid, TRIANGLE)
+    area = sizes(place, face)
+    ring = np.flatnonzero((types == QUAD) | (types == POLYGON))
+    if ring.size == 0:
+        return face, cell, area
+    start, corner = _rows(grid.GetCells())
+    vector = _areas(place, start, corner, ring)
+    length = np.linalg.norm(vector, axis=1)
+    filled = np.bincount(cell, area, minlength=len(types))[ring]
+    quad, polygon = (types[ring] == kind for kind in (QUAD, POLYGON))
 
-    # It leaves polygons whole that touch themselves, as around a courtyard.
-    length = np.linalg.norm(area, axis=1)
-    polygon = np.flatnonzero((types == POLYGON) & _lacking(place, face, cell, length))
-    if polygon.size:
-        keep = ~np.isin(cell, polygon)
-        more = [_clip(place, corner[start[p] : start[p + 1]], area[p]) for p in polygon]
-        face = np.concatenate([face[keep], *more])
-        cell = np.concatenate([cell[keep], np.repeat(polygon, [len(m) for m in more])])
-        left = polygon[_lacking(place, face, cell, length)[polygon]]
-        if left.size:
+    # VTK cuts quads along the shorter diagonal, which of a concave one may lie outside, and leaves
+    # polygons whole that touch themselves, as around a courtyard.
+    over = np.flatnonzero(quad & (filled > length * (1 + EQUAL)))
+    over = over[_concave(place[corner[start[ring[over], None] + np.arange(4)]], vector[over])]
+    lack = np.flatnonzero(polygon & (filled < length * (1 - EQUAL)))
+    if over.size == 0 and lack.size == 0:
+        return face, cell, area
+    pieces = [_polygons(place, [corner[start[c] : start[c] + 4]]) for c in ring[over]]
+    pieces += [
+        _clip(place, corner[start[c] : start[c + 1]], normal)
+        for c, normal in zip(ring[lack], vector[lack], strict=True)
+    ]
+    redone = np.concatenate([over, lack])
+    for at, piece in zip(redone, pieces, strict=True):
+        if sizes(place, piece).sum() < length[at] * (1 - EQUAL):
             raise ValueError(
                 "Expected the polygons of 'mesh' not to cross themselves "
-                f"(got cell {left[0]}; cut it up before)"
+                f"(got cell {ring[at]}; cut it up before)"
             )
-    return face, cell
+    face, cell = _replaced(face, cell, ring[redone], pieces)
+    return face, cell, sizes(place, face)
 
 
-def _areas(place: Floats, start: Ints, corner: Ints) -> Floats:
-    """``[cells, 3]`` vector area of each polygon."""
-    count = np.diff(start)
-    cell = np.repeat(np.arange(len(count)), count)
-    begin = np.repeat(start[:-1], count)
-    at = np.arange(len(corner))
-    after = np.where(at + 1 < np.repeat(start[1:], count), at + 1, begin)
-    spoke = place[corner] - place[corner[begin]]
-    part = np.cross(spoke, spoke[after]) / 2
-    return np.stack([np.bincount(cell, x, minlength=len(count)) for x in part.T], axis=1)
+def _replaced(simplex: Ints, cell: Ints, redone: Ints, pieces: list[Ints]) -> tuple[Ints, Ints]:
+    """All simplices, those of some cells anew."""
+    keep = ~np.isin(cell, redone)
+    return (
+        np.concatenate([simplex[keep], *pieces]),
+        np.concatenate([cell[keep], np.repeat(redone, [len(piece) for piece in pieces])]),
+    )
 
 
-def _lacking(place: Floats, face: Ints, cell: Ints, area: Floats) -> NDArray[np.bool_]:
-    """Polygons that the triangles do not fill."""
-    filled = np.bincount(cell, sizes(place, face), minlength=len(area))
-    return np.asarray(filled < area * (1 - EQUAL))
+def _areas(place: Floats, start: Ints, corner: Ints, ring: Ints) -> Floats:
+    """``[len(ring), 3]`` vector areas of some rows of corners."""
+    count = start[ring + 1] - start[ring]
+    area = np.zeros((len(ring), 3))
+    for number in np.unique(count[count > 2]):
+        same = np.flatnonzero(count == number)
+        around = place[corner[start[ring[same], None] + np.arange(number)]]
+        spoke = around[:, 1:] - around[:, :1]
+        area[same] = np.cross(spoke[:, :-1], spoke[:, 1:]).sum(axis=1) / 2
+    return area
+
+
+def _concave(quad: Floats, area: Floats) -> NDArray[np.bool_]:
+    """Which quads ``[Q, 4, 3]`` turn the other way at a corner."""
+    side = np.roll(quad, -1, axis=1) - quad
+    turn = np.cross(side, np.roll(side, -1, axis=1)) * area[:, None]
+    return np.asarray((turn.sum(axis=2) < 0).any(axis=1))
+
+
+def _polygons(place: Floats, rings: list[Ints]) -> Ints:
+    """Triangles that fill some polygons."""
+    import pyvista
+
+    rows = np.concatenate([np.concatenate([[len(ring)], ring]) for ring in rings])
+    return _triangles(pyvista.UnstructuredGrid(rows, np.full(len(rings), POLYGON), place))[0]
 
 
 def _clip(place: Floats, ring: Ints, area: Floats) -> Ints:
@@ -152,8 +172,8 @@ def _clip(place: Floats, ring: Ints, area: Floats) -> Ints:
     return np.asarray(ring[found.astype(np.int64).reshape(-1, 3)])
 
 
-def _tetrahedra(grid: Any) -> tuple[Ints, Ints]:
-    """Tetrahedra that fill the volume cells, and the cell that each is from."""
+def _tetrahedra(grid: Any) -> tuple[Ints, Ints, Floats]:
+    """Tetrahedra that fill the volume cells, the cell that each is from, and their volumes."""
     place, types = np.asarray(grid.points), grid.celltypes
     simplex, cell = _cut(grid, TETRAHEDRON)
     volume = sizes(place, simplex)
@@ -162,27 +182,18 @@ def _tetrahedra(grid: Any) -> tuple[Ints, Ints]:
     net = np.abs(np.bincount(cell, volume, minlength=len(types)))
     wrong = np.isin(types, SOLIDS) & (net < total * (1 - EQUAL))
     if (types == POLYHEDRON).any():
-        true = _volumes(grid)
-        wrong |= (types == POLYHEDRON) & (np.abs(true - total) > EQUAL * total)
+        wrong |= (types == POLYHEDRON) & (np.abs(_volumes(grid) - total) > EQUAL * total)
     if not wrong.any():
-        return simplex, cell
-    keep, wrong_cells = ~wrong[cell], np.flatnonzero(wrong)
-    more = []
-    for number in wrong_cells:
-        faces = [np.array(face.point_ids) for face in grid.get_cell(number).faces]
-        more.append(fill(place, _surface(place, faces), int(number)))
-    return (
-        np.concatenate([simplex[keep], *more]),
-        np.concatenate([cell[keep], np.repeat(wrong_cells, [len(m) for m in more])]),
-    )
-
-
-def _surface(place: Floats, faces: list[Ints]) -> Ints:
-    """Triangles of the faces of one cell."""
-    import pyvista
-
-    rows = np.concatenate([np.concatenate([[len(face)], face]) for face in faces])
-    return _triangles(pyvista.UnstructuredGrid(rows, np.full(len(faces), POLYGON), place))[0]
+        return simplex, cell, volume
+    redone, pieces = np.flatnonzero(wrong), []
+    for number in redone:
+        rings = [np.array(face.point_ids) for face in grid.get_cell(number).faces]
+        used, rows = np.unique(np.concatenate(rings), return_inverse=True)
+        local = np.split(rows, np.cumsum([len(ring) for ring in rings])[:-1])
+        near = place[used]
+        pieces.append(used[fill(near, _polygons(near, local), int(number))])
+    simplex, cell = _replaced(simplex, cell, redone, pieces)
+    return simplex, cell, sizes(place, simplex)
 
 
 def _volumes(grid: Any) -> Floats:
@@ -195,5 +206,6 @@ def _volumes(grid: Any) -> Floats:
     # Each face's height above a vertex of the cell.
     apex = np.zeros(grid.n_cells, dtype=np.int64)
     apex[cell] = first
-    height = (place[first] - place[apex[cell]]) * _areas(place, start, corner)[face]
+    area = _areas(place, start, corner, np.arange(len(start) - 1))
+    height = (place[first] - place[apex[cell]]) * area[face]
     return np.asarray(np.abs(np.bincount(cell, height.sum(axis=1), minlength=grid.n_cells)) / 3)
