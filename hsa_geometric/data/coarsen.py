@@ -120,8 +120,10 @@ def coarsen(
             new[key] = (value[inner_row], node_sample[is_inner])
         elif key in ("x", "pos") or value.is_floating_point():
             check_tensor(value, key)
-            how = reduce if key == "x" else "mean"
-            pooled = pool_rows(value, clusters.cluster, size, reduce=how, mass=data.mass)
+            if key == "x" and reduce != "mean":
+                pooled = pool_rows(value, clusters.cluster, size, reduce=reduce, mass=data.mass)
+            else:
+                pooled = _mean(value, clusters.cluster, size, data.mass)
             new[key] = (pooled, cluster_sample)
         else:
             dropped.add(key)
@@ -140,6 +142,18 @@ def coarsen(
             if value is not None:
                 new[key] = (value, cluster_sample[edges.edge_index[0]])
     return _with_rows(data, new, dropped)
+
+
+def _mean(value: Tensor, cluster: Tensor, size: int, mass: Tensor | None) -> Tensor:
+    """Means of the rows of each cluster, summed about a place among them.
+
+    Far from the origin the sum itself would have no digits left for what is near.
+    """
+    wide = value.to(torch.promote_types(value.dtype, torch.float32))
+    about = pool_rows(wide.detach(), cluster, size, reduce="max", mass=mass)  # 0 without mass
+    about = about.masked_fill(~about.isfinite(), 0)
+    near = wide - about.index_select(0, cluster)
+    return (about + pool_rows(near, cluster, size, mass=mass)).to(value.dtype)
 
 
 def _samples(
