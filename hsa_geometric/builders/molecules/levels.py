@@ -109,7 +109,8 @@ def _matches(mol: Any, pattern: Any) -> Any:
     from rdkit import Chem
 
     parameters = Chem.SubstructMatchParameters()
-    parameters.maxMatches = parameters.maxRecursiveMatches = 2**31 - 1
+    parameters.maxMatches = 2**31 - 1
+    parameters.maxRecursiveMatches = 2**31 - 1
     return mol.GetSubstructMatches(pattern, parameters)
 
 
