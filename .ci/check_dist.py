@@ -17,11 +17,9 @@ def main(folder: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         in_wheel = set(archive.namelist())
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True)
-    files = [
-        f for f in tracked.stdout.splitlines() if not f.startswith(".git") and Path(f).exists()
-    ]
+    files = {f for f in tracked.stdout.splitlines() if not f.startswith(".git")}
     missing = {
-        sdist.name: sorted(set(files) - in_sdist),
+        sdist.name: sorted(files - in_sdist),
         wheel.name: sorted({f for f in files if f.startswith("hsa_geometric/")} - in_wheel),
     }
     for name, lacking in missing.items():

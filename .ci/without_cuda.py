@@ -1,7 +1,7 @@
 """Lets PyTorch's CUDA build, the one on PyPI for Linux, be imported without gigabytes of CUDA.
 
-``python .ci/without_cuda.py .venv/lib/python3.10/site-packages/torch/lib`` writes the CUDA libraries
-which PyTorch's own ask for into that folder, empty but for one function under all names that they
+``python .ci/without_cuda.py .venv/lib/python3.10/site-packages/torch/lib`` writes into that folder
+the CUDA libraries for which those in it ask, empty but for one function under all names that they
 use. It answers "no device", as on any machine without a GPU. Needs ``cc``, ``nm`` and ``readelf``.
 For tests on CPU only.
 """
