@@ -6,15 +6,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # Tests of what touches torch, PyG and networkx, in the oldest of them that pyproject.toml names (its
-# `>=` read as `==`) and in the newest, each with the oldest and newest Python.
-OLDEST := $(shell grep '^dependencies' pyproject.toml | grep -o '[a-z-]*>=[0-9.]*' | sed 's/>=/==/')
-NEWEST := torch==2.15.0 torch-geometric networkx
+# `>=` read as `==`, and its Triton) and in the newest, with the oldest and the newest Python.
+OLDEST := $(shell grep '^dependencies' pyproject.toml | grep -o '[a-z-]*>=[0-9.]*' | sed 's/>=/==/') triton==3.2.0
+NEWEST := torch==2.15.0 torch-geometric networkx triton
 find-python = $(lastword python$(1) $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python$(1)))
 PYTHON_OLDEST ?= $(call find-python,3.10)
 PYTHON_NEWEST ?= $(call find-python,3.13)
 # What torch needs beside CUDA, and what these tests need.
 VERSION_NEEDS := filelock fsspec jinja2 numpy "setuptools>=77" sympy typing-extensions \
-    hypothesis markdown-it-py pymetis pytest rdkit regex scikit-learn scipy tqdm
+    hypothesis markdown-it-py pymetis pytest rdkit regex scikit-learn scipy tabulate tqdm
 VERSION_TESTS := tests/data tests/nn tests/surgery tests/test_tree.py \
     tests/test_packaging.py tests/kernels/test_custom_ops.py tests/builders/graph \
     $(addprefix tests/functional/test_,attention_errors.py clusters_at.py pool_lift.py) \
