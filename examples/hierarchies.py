@@ -21,6 +21,7 @@ from typing import Any
 
 import networkx as nx
 import torch
+from _progress import progress_bar
 from torch import Tensor
 
 from hsa_geometric import Hierarchy, builders, coarsen
@@ -32,7 +33,7 @@ SIZE, DPI = (3.0, 2.0), 200  # inches, and pixels an inch
 WIDTH = 240  # pixels in the README
 PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#EE8866", "#44BB99")
 INK = "#333333"
-NEEDS = ("matplotlib", "tqdm", "scipy", "sklearn", "pymetis", "pyvista", "rdkit", "markdown_it")
+NEEDS = ("matplotlib", "scipy", "sklearn", "pymetis", "pyvista", "rdkit", "markdown_it")
 
 
 def _require(name: str) -> Any:
@@ -843,9 +844,9 @@ def main(
         _require(name)
     folder, numbers = Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
-    bar = _require("tqdm").tqdm(names or SOURCES, unit="picture", disable=not progress)
+    bar = progress_bar(names or SOURCES, unit="picture", disable=not progress)
     for name in bar:
-        bar.set_postfix_str(name)
+        bar.set_postfix_str(name, refresh=False)
         source = SOURCES[name]
         inputs = source.inputs()
         built = source.build(inputs)
