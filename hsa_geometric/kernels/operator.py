@@ -1,9 +1,9 @@
 """From checked arguments to a backend, and to autograd and ``torch.compile``.
 
 A backend of plain tensor code has ``attend(call)``, which PyTorch differentiates. One with kernels
-has ``forward(call, save)``, ``backward(call, saved, grad, grad_evidence)``, and ``saved_like(call)``:
-empty tensors like those that ``forward`` saves. Its derivatives of second and higher order are
-those of ``scatter``.
+has ``forward(call, save)``, ``backward(call, saved, grad, grad_evidence)`` and
+``saved_like(call)``: empty tensors like those that ``forward`` saves. Its derivatives of second and
+higher order are those of ``scatter``.
 
 Called as usual, that is one ``autograd.Function``. To a compiler it is one operator forward and one
 backward, which take the tree as tensors: a graph serves every tree.
