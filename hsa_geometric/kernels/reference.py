@@ -1,16 +1,17 @@
 """Backend ``'reference'``: the dense attention matrix, written to be obviously right.
 
 Plain loops over the nodes of the tree and ordinary differentiable tensor operations. It reads only
-the caller's parent vector, so that nothing of the fast layout is needed to trust it.
+the caller's parent vector, so that nothing of the fast layout is needed to trust it; only
+dropout's masks are told apart by positions.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .call import Call, accumulator
+from .dropout import OWN, factors
 
 INF = float("inf")
 
@@ -65,6 +66,15 @@ def attention_matrix(call: Call) -> tuple[Tensor, Tensor]:
             s = s + bias[a].to(dtype)
         return s
 
+    def kept(node: int, places: list[int]) -> Tensor:
+        """By what dropout multiplies weights ``[H, B]`` of members of the node's family."""
+        if call.seed is None:
+            return torch.ones(heads, len(places)).to(q)
+        head = torch.arange(heads, device=q.device).unsqueeze(1)
+        place = torch.tensor(places, device=q.device)
+        query = call.tree.position[node]
+        return factors(call.dropout_p, call.seed, head, query, place, dtype)
+
     # Sibling logits with log mass, [H, B] for each node with siblings of positive mass.
     siblings: dict[int, list[int]] = {}
     outward: dict[int, Tensor] = {}
@@ -109,7 +119,8 @@ def attention_matrix(call: Call) -> tuple[Tensor, Tensor]:
         reach[node] = keep[node] * (1.0 if above == node else reach[above])
         if node in outward:
             given = reach[above] * (1.0 - keep[node])
-            share = F.dropout(outward[node].softmax(-1), call.dropout_p)
+            places = [tree.children[above].index(b) for b in siblings[node]]
+            share = outward[node].softmax(-1) * kept(node, places)
             for j, b in enumerate(siblings[node]):
                 columns = tree.rows[b]
                 block = (given * share[:, j]).unsqueeze(-1) * weight[columns] / mass_of[b]
@@ -122,7 +133,7 @@ def attention_matrix(call: Call) -> tuple[Tensor, Tensor]:
         if not tree.children[node]:
             full = torch.zeros_like(theta)
             (row,) = tree.rows[node]
-            full[:, row, row] = F.dropout(reach[node], call.dropout_p)
+            full[:, row, row] = reach[node] * kept(node, [OWN]).squeeze(-1)
             theta = theta + full
     return theta, torch.stack([f[root] for root in tree.roots])
 
