@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..kernels.call import accumulator
+from ..kernels.scatter import sweep
 from ..tree import TreeIndex
 from .checks import as_tree, check_nodes, check_rows, check_tensor
 
@@ -37,9 +39,8 @@ def aggregate(x: Tensor, tree: TreeIndex | Tensor) -> Tensor:
     tree = as_tree(tree)
     check_tensor(x, "x")
     check_rows(x, "x", tree)
-    from ..kernels.scatter import sweep  # noqa: F401
-
-    raise NotImplementedError
+    sums = sweep(x.to(accumulator(x.dtype)), False, tree)
+    return sums.index_select(0, tree.position).to(x.dtype)
 
 
 def distribute(z: Tensor, tree: TreeIndex | Tensor) -> Tensor:
@@ -71,4 +72,5 @@ def distribute(z: Tensor, tree: TreeIndex | Tensor) -> Tensor:
     tree = as_tree(tree)
     check_tensor(z, "z")
     check_nodes(z, "z", tree)
-    raise NotImplementedError
+    sums = sweep(z.to(accumulator(z.dtype)).index_select(0, tree.order), True, tree)
+    return sums.to(z.dtype)

@@ -6,12 +6,14 @@ No derivative is written by hand, so those of any order and in forward mode are 
 =============  ==================================================================================
 ``attention``  the steps of DESIGN.md one after another: begin here
 ``sweeps``     sums over subtrees (up) and over ancestors (down), level by level
-``siblings``   softmax within families, as padded tiles
+``siblings``   softmax within families
+``tiles``      families as padded tiles
 ``recursion``  log evidence upward, what is kept inside downward
+``operator``   the sweeps as one operator, for torch.compile
 =============  ==================================================================================
 """
 
 from .attention import attend
-from .sweeps import down, up
+from .operator import sweep
 
-__all__ = ["attend", "down", "up"]
+__all__ = ["attend", "sweep"]

@@ -19,7 +19,7 @@ from ..call import Call
 from ..dropout import factors
 from .tiles import tiles
 
-LOGITS = 1 << 21  # so many at a time: larger tiles are cut by families, then by queries
+LOGITS = 9 << 20  # so many at a time: larger tiles are cut by families, then by queries
 WIDE = 128  # from this width on logits, more than the rows they come from, are not kept
 
 
@@ -34,32 +34,36 @@ def siblings(
     heads, sizes = query.shape[1], [families * width for families, width in table.shapes]
     totals, averages = [], []
     for (_, width), *tile in zip(table.shapes, *(x.split(sizes) for x in slots), strict=True):
-        step = max(1, LOGITS // (heads * width * width))  # families
-        piece = max(1, LOGITS // (heads * width)) if step == 1 else width  # queries
+        step = max(1, LOGITS // (heads * width * width))
         tile = [x.unflatten(0, (-1, width)).split(step) for x in tile]
-        for q, k, v, bias, at in zip(*tile, strict=True):
-            found = [
-                tile_softmax(asking, k, v, bias, position, i * piece, call)
-                for i, (asking, position) in enumerate(zip(q.split(piece, 1), at.split(piece, 1)))
-            ]
-            total, average = (torch.cat(x, dim=1).flatten(0, 1) for x in zip(*found))
-            totals.append(total)
-            averages.append(average)
+        for total, average in map(by_queries, *tile, [call] * len(tile[0])):
+            totals.append(total.flatten(0, 1))
+            averages.append(average.flatten(0, 1))
     # One slot more is for those without siblings.
     totals.append(query.new_full((1, heads), -torch.inf))
     averages.append(value.new_zeros(1, *value.shape[1:]))
     return tuple(torch.cat(x).index_select(0, table.slot) for x in (totals, averages))
 
 
-def tile_softmax(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, at: Tensor, first: int, call: Call
+def by_queries(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, at: Tensor, call: Call
 ) -> tuple[Tensor, Tensor]:
-    """S ``[F, n, H]`` and M ``[F, n, H, Dv]`` of queries ``first:first + n`` of each family."""
-    given = (q, k, v, bias, at, first, call)
-    # torch.func has no place for what checkpoint does; its memory is for all logits.
-    if k.shape[1] < WIDE or torch._C._are_functorch_transforms_active():
-        return attend(*given)
-    return checkpoint(attend, *given, use_reentrant=False, preserve_rng_state=False)
+    """:func:`attend` for all members ``[F, b, H, *]`` of some families, a few queries at a time."""
+    families, width, heads, _ = k.shape
+    # torch.func has no place for what checkpoint does: it needs the memory of all logits.
+    if width < WIDE or torch._C._are_functorch_transforms_active():
+        return attend(q, k, v, bias, at, 0, call)
+    # Written into place: small results among the large temporaries would keep the C library from
+    # giving their memory out again.
+    total, average = q.new_empty(families, width, heads), v.new_empty(v.shape)
+    step = max(1, LOGITS // (families * heads * width))
+    for i in range(0, width, step):
+        part = slice(i, i + step)
+        total[:, part], average[:, part] = checkpoint(
+            attend, q[:, part], k, v, bias, at[:, part], i, call,
+            use_reentrant=False, preserve_rng_state=False,
+        )  # fmt: skip
+    return total, average
 
 
 def attend(

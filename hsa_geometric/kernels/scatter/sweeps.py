@@ -33,9 +33,9 @@ def levels(tree: TreeIndex) -> Levels:
 
     def make() -> Levels:
         ends = [0, *tree.starts.tolist(), tree.num_nodes]
-        sizes = [hi - lo for lo, hi in zip(ends, ends[1:])]
+        sizes = [hi - lo for lo, hi in zip(ends, ends[1:], strict=False)]
         above = tree.up.split(sizes)
-        return Levels(sizes, [x - lo for x, lo in zip(above, [0, *ends])])
+        return Levels(sizes, [x - lo for x, lo in zip(above, [0, *ends], strict=False)])
 
     return once(tree, "levels", make)
 
