@@ -9,7 +9,8 @@ level and then by parent, so that a level is one slice and every family is one s
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
 
@@ -25,6 +27,14 @@ class _Found(dict[Hashable, Any]):
 
 
 _FOUND: WeakValueDictionary[tuple[int, torch.device], _Found] = WeakValueDictionary()
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Tensors made here are plain ones, whatever PyTorch is doing around it."""
+    nothing = temporarily_clear_interpreter_stack(), unset_fake_temporarily()
+    with nothing[0], nothing[1], torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,12 +113,12 @@ class TreeIndex:
         once may both make it; one result stays.
         """
         if name not in self._found:
-            with torch.inference_mode(False), torch.no_grad(), unset_fake_temporarily():
+            with plainly():
                 self._found.setdefault(name, make())
         return self._found[name]
 
     @cached_property
-    @unset_fake_temporarily()
+    @plainly()
     def _found(self) -> _Found:
         return _FOUND.setdefault((int(self.key), self.device), _Found())
 
@@ -171,11 +181,9 @@ FIELDS = tuple(field.name for field in fields(TreeIndex))
 torch.export.register_dataclass(TreeIndex, serialized_type_name="hsa_geometric.TreeIndex")
 
 
-@unset_fake_temporarily()  # a real tree stays real
-@torch.inference_mode(False)
+@plainly()
 def _build(parent: Tensor) -> list[Tensor]:
     """:attr:`TreeIndex.tensors` of a parent vector."""
-    # a copy, and no tensor of inference mode
     parent = parent.detach().to(torch.long, copy=True, memory_format=torch.contiguous_format)
     num_nodes, device = parent.shape[0], parent.device
     low, high = torch.stack(parent.aminmax()).tolist()
