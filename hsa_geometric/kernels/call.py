@@ -11,25 +11,19 @@ from ..tree import TreeIndex
 
 
 class Call(NamedTuple):
-    """The arguments of one attention, checked.
-
-    Rows of ``q``, ``k``, ``v`` and ``mass`` are leaves; those of the four after them nodes by id.
-    float64 is not mixed with less; half precisions and float32 may be mixed.
+    """The arguments of attention over a tree, checked at the door.
 
     Attributes:
-        q: ``[N, H, D]``.
-        k: ``[N, H, D]``.
-        v: ``[N, H, Dv]``.
-        pos_q: ``[T, H, P]`` or None, as ``pos_k``.
-        pos_k: ``[T, H, P]`` or None.
-        temperature: ``[T, H]`` or None.
-        bias: ``[T, H]`` or None.
-        mass: ``[N]`` or None: data without gradient.
-        seed: ``[1]`` int64 on the device of ``q`` where ``dropout_p > 0``, else None.
+        q: ``[N, H, D]``, as ``k``, and ``v [N, H, Dv]``. float64 is not mixed with less; half
+            precisions and float32 may be.
+        pos_q: ``[T, H, P]`` by node id, as ``pos_k``.
+        temperature: ``[T, H]`` by node id, as ``bias``.
+        mass: ``[N]``, in any floating dtype.
+        seed: ``[1]`` int64 on the device of ``q`` where there is dropout.
         tree: the tree.
-        scale: factor of the dot product of ``q`` and ``k``.
+        scale: factor of the dot products.
         self_loop: whether a leaf attends to itself.
-        dropout_p: probability of dropping a weight: 0 outside training.
+        dropout_p: probability that a weight is dropped; 0 where nothing is.
     """
 
     q: Tensor
@@ -47,6 +41,10 @@ class Call(NamedTuple):
     dropout_p: float
 
 
+# The tensors of a call that are differentiated come first.
+NUM_LEARNED = 7
+
+
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums: float32 at least."""
+    """The precision in which sums of :obj:`dtype` are taken: float32 at least."""
     return torch.float64 if dtype == torch.float64 else torch.float32

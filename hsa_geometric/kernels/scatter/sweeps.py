@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from ...tree import TreeIndex
-from .once import once
 
 
 class Levels(NamedTuple):
@@ -38,7 +37,7 @@ def levels(tree: TreeIndex) -> Levels:
         up = tree.up.split(sizes)
         return Levels(sizes, [x - lo for x, lo in zip(up, [0, *starts[:-1]], strict=True)])
 
-    return once(tree, "levels", make)
+    return tree.once("levels", make)
 
 
 def levels_of(x: Tensor, tree: TreeIndex) -> list[Tensor]:
