@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -162,6 +163,7 @@ def unflat(args: tuple[Any, ...]) -> Call:
 
 
 @torch.library.impl("hsa_geometric::attention", "default")
+@_disable_dynamo
 def _attention(*args: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
     *rest, backend, save = args
     call, module = unflat(tuple(rest)), load(backend)
@@ -174,6 +176,7 @@ def _attention(*args: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
 
 
 @torch.library.impl("hsa_geometric::attention_backward", "default")
+@_disable_dynamo
 def _backward(grad: Tensor, grad_evidence: Tensor, saved: list[Tensor], *args: Any) -> list[Tensor]:
     *rest, backend = args
     call, module = unflat(tuple(rest)), load(backend)
@@ -238,6 +241,7 @@ def sizes_of_index(parent: Tensor, nodes: Any, trees: Any, depth: Any, leaves: A
 
 
 @torch.library.impl("hsa_geometric::tree_index", "default")
+@_disable_dynamo
 def _tree_index(parent: Tensor, num_leaves: int | None) -> list[Tensor]:
     tree = TreeIndex.from_parent(parent)
     if num_leaves not in (None, tree.num_leaves):

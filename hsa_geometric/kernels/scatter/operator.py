@@ -7,26 +7,24 @@ from torch import Tensor
 
 from ...tree import TreeIndex
 from . import sweeps
-from .once import tensors
 
-LIBRARY = torch.library.Library("hsa_geometric", "FRAGMENT")
-LIBRARY.define("sweep(Tensor x, bool down, Tensor[] tree) -> Tensor")
+torch.library.define("hsa_geometric::sweep", "(Tensor x, bool down, Tensor[] tree) -> Tensor")
 
 
 def sweep(x: Tensor, down: bool, tree: TreeIndex) -> Tensor:
     """:func:`~.sweeps.down` or :func:`~.sweeps.up`; where a graph is made, as one node of it."""
     if torch.compiler.is_compiling():
-        return torch.ops.hsa_geometric.sweep(x, down, tensors(tree))
+        return torch.ops.hsa_geometric.sweep(x, down, tree.tensors)
     return sweeps.down(x, tree) if down else sweeps.up(x, tree)
 
 
-@torch.library.impl(LIBRARY, "sweep", "CompositeExplicitAutograd")
+@torch.library.impl("hsa_geometric::sweep", "default")
 def _(x, down, tree):
     index = TreeIndex(*tree)
     return sweeps.down(x, index) if down else sweeps.up(x, index)
 
 
-@torch.library.register_fake("hsa_geometric::sweep", lib=LIBRARY)
+@torch.library.register_fake("hsa_geometric::sweep")
 def _(x, down, tree):
     index = TreeIndex(*tree)
     return x.new_empty(index.num_leaves if down else index.num_nodes, *x.shape[1:])
@@ -42,6 +40,4 @@ def _backward(ctx, grad):
     return torch.ops.hsa_geometric.sweep(grad, not ctx.down, tree), None, [None] * len(tree)
 
 
-torch.library.register_autograd(
-    "hsa_geometric::sweep", _backward, setup_context=_setup, lib=LIBRARY
-)
+torch.library.register_autograd("hsa_geometric::sweep", _backward, setup_context=_setup)

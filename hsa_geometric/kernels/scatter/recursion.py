@@ -19,11 +19,11 @@ def evidence(leaf_f: Tensor, total: Tensor, share: Tensor, tree: TreeIndex) -> T
 
     A weight of 0 hides its term even where that is −∞.
     """
-    f, share = levels_of(spread(leaf_f, tree), tree), share.unsqueeze(-1)
-    for i, s, w in reversed([*zip(range(len(f)), *(levels_of(x, tree) for x in (total, share)))]):
-        if i > 0:
-            term = torch.where(w > 0, w * log_add(f[i], s), 0)
-            f[i - 1] = add_to_parents(f[i - 1], term, i, tree)
+    f = levels_of(spread(leaf_f, tree), tree)
+    s, w = levels_of(total, tree), levels_of(share.unsqueeze(-1), tree)
+    for i in reversed(range(1, len(f))):
+        term = torch.where(w[i] > 0, w[i] * log_add(f[i], s[i]), 0)
+        f[i - 1] = add_to_parents(f[i - 1], term, i, tree)
     return torch.cat(f)
 
 

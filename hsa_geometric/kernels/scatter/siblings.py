@@ -42,7 +42,8 @@ def siblings(
     # One slot more is for those without siblings.
     totals.append(query.new_full((1, heads), -torch.inf))
     averages.append(value.new_zeros(1, *value.shape[1:]))
-    return tuple(torch.cat(x).index_select(0, table.slot) for x in (totals, averages))
+    total, average = (torch.cat(x).index_select(0, table.slot) for x in (totals, averages))
+    return total, average
 
 
 def by_queries(
@@ -53,8 +54,9 @@ def by_queries(
     # torch.func has no place for what checkpoint does: it needs the memory of all logits.
     if width < WIDE or torch._C._are_functorch_transforms_active():
         return attend(q, k, v, bias, at, 0, call)
-    # Written into place: small results among the large temporaries would keep the C library from
-    # giving their memory out again.
+    # Small results among the large temporaries would keep the C library from giving out their
+    # memory again: so they are written into place, and a piece is of more than the 32 MB from which
+    # on it asks the system for each.
     total, average = q.new_empty(families, width, heads), v.new_empty(v.shape)
     step = max(1, LOGITS // (families * heads * width))
     for i in range(0, width, step):
@@ -78,9 +80,10 @@ def attend(
     # A row without any logit would have no derivative: it gets zeros, then the result is hidden.
     logits = torch.where(hidden, torch.where(nobody, 0, -torch.inf), logits)
     total = logits.logsumexp(-1).masked_fill(nobody.squeeze(-1), -torch.inf)
-    weight = logits.softmax(-1).masked_fill(nobody, 0)
+    weight = logits.softmax(-1)
     if call.seed is not None:
         head = torch.arange(k.shape[2], device=k.device).view(-1, 1, 1)
         query = at[:, None, :, None]
         weight = weight * factors(call.dropout_p, call.seed, head, query, place, weight.dtype)
-    return total.transpose(1, 2), torch.einsum("fhqk,fkhd->fqhd", weight, v)
+    average = torch.einsum("fhqk,fkhd->fqhd", weight, v).masked_fill(nobody.transpose(1, 2), 0)
+    return total.transpose(1, 2), average

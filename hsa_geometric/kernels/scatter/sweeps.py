@@ -12,32 +12,32 @@ once: memory and time are linear, however deep the tree.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...tree import TreeIndex
-from .once import once
 
 
 class Levels(NamedTuple):
-    """Number of nodes on each level, and of each but the first the parents' places in that above."""
+    """How many nodes each level has, and where in the level above their parents stand."""
 
     sizes: list[int]
     above: list[Tensor]
 
 
 def levels(tree: TreeIndex) -> Levels:
-    """Worked out once for a tree."""
+    """Worked out once for a tree. Roots have no level above: nothing reads that of theirs."""
 
     def make() -> Levels:
-        ends = [0, *tree.starts.tolist(), tree.num_nodes]
-        sizes = [hi - lo for lo, hi in zip(ends, ends[1:], strict=False)]
-        above = tree.up.split(sizes)
-        return Levels(sizes, [x - lo for x, lo in zip(above, [0, *ends], strict=False)])
+        starts = [0, *tree.starts.tolist()]
+        sizes = [hi - lo for lo, hi in pairwise([*starts, tree.num_nodes])]
+        up = tree.up.split(sizes)
+        return Levels(sizes, [x - lo for x, lo in zip(up, [0, *starts[:-1]], strict=True)])
 
-    return once(tree, "levels", make)
+    return tree.once("levels", make)
 
 
 def levels_of(x: Tensor, tree: TreeIndex) -> list[Tensor]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ...tree import TreeIndex
-from .once import once
 
 WIDTHS = sorted(m << k for m in (2, 3) for k in range(40))  # 2, 3, 4, 6, 8, 12, 16, ...
 
@@ -32,7 +31,7 @@ class Tiles(NamedTuple):
 
 def tiles(tree: TreeIndex) -> Tiles:
     """Worked out once for a tree."""
-    return once(tree, "tiles", lambda: _tiles(tree))
+    return tree.once("tiles", lambda: _tiles(tree))
 
 
 def _tiles(tree: TreeIndex) -> Tiles:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from ...functional.clusters import clusters_at
 from ...functional.coarse_edges import coarse_edges
@@ -107,6 +108,7 @@ def _unflat(tensors: list[Tensor]) -> UNetLevel:
 
 
 @torch.library.impl("hsa_geometric::unet_levels", "default")
+@_disable_dynamo
 def _unet_levels(tree: list[Tensor], levels: list[int], *given: Any) -> list[Tensor]:
     first, *more = _coarsen(TreeIndex(*tree), levels, *given)
     out = [first.batch.clone()]
