@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels import eager, reference, triton
+from ..kernels import operator, reference
+from ..kernels.call import Call, accumulator
 from ..tree import TreeIndex
 from . import checks
-
-BACKENDS = ("auto", "reference", "torch", "triton")
+from .backends import resolve
 
 
 def hierarchical_attention(
@@ -63,9 +63,11 @@ def hierarchical_attention(
         self_loop: whether a leaf attends to itself; the paper leaves it out.
         dropout_p: probability of dropping an attention weight in training.
         training: whether to apply dropout.
-        backend: ``'torch'``; ``'triton'``, kernels for CUDA devices, which have run in Triton's
-            interpreter only and never on a GPU; ``'reference'``, which is dense; or ``'auto'``,
-            which is ``'torch'``. Nothing else is taken for a backend that cannot run.
+        backend: ``'cpu'``, a compiled kernel for the CPU; ``'triton'``, kernels for CUDA devices,
+            which have run in Triton's interpreter only and never on a GPU; ``'scatter'``, tensor
+            code for any device, forward-mode derivatives and ``torch.func``; ``'reference'``, which
+            is dense; or ``'auto'``: ``'cpu'`` where it can be had, else ``'scatter'``. Nothing else
+            is taken for a backend that is named and cannot run.
         return_evidence: also return the log evidence of each tree,
             :math:`f_\mathrm{root} = \frac{1}{m} \sum_i m_i (\mathrm{logsumexp}_j(\log m_j +
             s_{ij}) - \mathrm{KL}_i)`: the higher, the closer to softmax.
@@ -80,7 +82,8 @@ def hierarchical_attention(
     Raises:
         TypeError: if an argument has the wrong type.
         ValueError: if shapes, devices or values do not fit; the message names the argument.
-        ImportError: if :obj:`backend` is ``'triton'`` and Triton is not installed.
+        ImportError: if :obj:`backend` is ``'triton'`` and Triton is not installed, or ``'cpu'`` and
+            the kernel cannot be loaded.
 
     Cost: :math:`O(\sum b^2 D)` for families of size :math:`b` and :math:`O(T D)` for the sweeps;
     :math:`O(T D)` memory. Values of :obj:`mass` on a CUDA device are not checked.
@@ -92,33 +95,22 @@ def hierarchical_attention(
         >>> hierarchical_attention(q, k, v, tree).shape
         torch.Size([4, 2, 8])
     """
-    tree = checks.as_tree(tree)
+    tree = checks.as_tree(tree, q)
     checks.check_queries(q, k, tree)
     checks.check_values(v, q)
-    options = _options(
-        q, tree, scale, pos_q, pos_k, mass, temperature, bias, self_loop, dropout_p, training
-    )
-    backend = _resolve(backend, q.device)
-    with torch.autocast(q.device.type, enabled=False):
-        if backend == "reference":
-            out, evidence = reference.hierarchical_attention(q, k, v, tree.parent, **options)
-        elif backend == "triton":
-            out, evidence = triton.hierarchical_attention(q, k, v, tree, **options)
-        else:
-            out, evidence = eager.hierarchical_attention(q, k, v, tree, **options)
-    out = out.to(v.dtype)
+    checks.check_node_arguments(q, tree, pos_q, pos_k, temperature, bias)
+    checks.check_mass(mass, tree, accumulator(q.dtype))
+    checks.check_dropout(dropout_p)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    dropout_p, seed = float(dropout_p) if training else 0.0, None
+    if dropout_p > 0.0:
+        seed = torch.randint(1 << 62, (1,), device=q.device)
+    call = Call(
+        q, k, v, pos_q, pos_k, temperature, bias, mass, seed, tree, scale, bool(self_loop),
+        dropout_p,
+    )  # fmt: skip
+    out, evidence = operator.attention(call, resolve(backend, call))
     return (out, evidence) if return_evidence else out
-
-
-def _resolve(backend: str, device: torch.device) -> str:
-    """The backend that computes there; an error if it is named and cannot."""
-    if backend not in BACKENDS:
-        raise ValueError(f"Expected 'backend' to be one of {list(BACKENDS)} (got '{backend}')")
-    if backend == "auto":  # until the kernels have run on a GPU
-        return "torch"
-    if backend == "triton":
-        triton.check(device)
-    return backend
 
 
 def attention_matrix(
@@ -152,29 +144,13 @@ def attention_matrix(
                 [0.3333, 0.3333, 0.3333],
                 [0.3333, 0.3333, 0.3333]])
     """
-    tree = checks.as_tree(tree)
+    tree = checks.as_tree(tree, q)
     checks.check_queries(q, k, tree)
-    options = _options(q, tree, scale, pos_q, pos_k, mass, temperature, bias, self_loop, 0.0, False)
+    checks.check_node_arguments(q, tree, pos_q, pos_k, temperature, bias)
+    checks.check_mass(mass, tree, accumulator(q.dtype))
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    call = Call(
+        q, k, q, pos_q, pos_k, temperature, bias, mass, None, tree, scale, bool(self_loop), 0.0
+    )
     with torch.autocast(q.device.type, enabled=False):
-        return reference.attention_matrix(q, k, tree.parent, **options)[0]
-
-
-def _options(
-    q, tree, scale, pos_q, pos_k, mass, temperature, bias, self_loop, dropout_p, training
-) -> dict:
-    """The keyword arguments that every backend takes, checked."""
-    checks.check_positions(pos_q, pos_k, q, tree)
-    checks.check_mass(mass, tree)
-    checks.check_node_scalars(temperature, "temperature", q, tree)
-    checks.check_node_scalars(bias, "bias", q, tree)
-    checks.check_dropout(dropout_p)
-    return {
-        "scale": q.shape[-1] ** -0.5 if scale is None else float(scale),
-        "pos_q": pos_q,
-        "pos_k": pos_k,
-        "mass": mass,
-        "temperature": temperature,
-        "bias": bias,
-        "self_loop": self_loop,
-        "dropout_p": dropout_p if training else 0.0,
-    }
+        return reference.attention_matrix(call)[0]

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ..tree import TreeIndex
 
 
-def as_tree(tree: TreeIndex | Tensor, name: str = "tree") -> TreeIndex:
-    """A :class:`TreeIndex`, built here if a parent vector came."""
-    if isinstance(tree, TreeIndex):
-        return tree
+def as_tree(tree: TreeIndex | Tensor, x: Tensor | None = None) -> TreeIndex:
+    """A :class:`TreeIndex`, built here if a parent vector came.
+
+    With :obj:`x`, one row for each leaf, a compiler knows how many leaves there are, and beside a
+    FakeTensor the index is one of such.
+    """
+    rows = x.shape[0] if isinstance(x, Tensor) and x.dim() > 0 else None
     if isinstance(tree, Tensor):
-        return TreeIndex.from_parent(tree)
+        tree = TreeIndex.from_parent(tree, num_leaves=rows)
+    if isinstance(tree, TreeIndex):
+        if isinstance(x, FakeTensor) and not isinstance(tree.up, FakeTensor):
+            return TreeIndex(*map(x.fake_mode.from_tensor, tree.tensors))
+        return tree
     if isinstance(getattr(tree, "tree", None), TreeIndex):
         raise TypeError(
-            f"Expected '{name}' to be a TreeIndex or a parent vector "
+            f"Expected 'tree' to be a TreeIndex or a parent vector "
             f"(got {type(tree).__name__}; pass its '.tree')"
         )
     raise TypeError(
-        f"Expected '{name}' to be a TreeIndex or a parent vector (got {type(tree).__name__})"
+        f"Expected 'tree' to be a TreeIndex or a parent vector (got {type(tree).__name__})"
     )
 
 
@@ -149,8 +157,25 @@ def check_node_scalars(x: Tensor | None, name: str, q: Tensor, tree: TreeIndex) 
         )
 
 
-def check_mass(mass: Tensor | None, tree: TreeIndex) -> None:
-    """Finite, not negative, one for each leaf; data, so without a gradient."""
+def check_node_arguments(
+    q: Tensor,
+    tree: TreeIndex,
+    pos_q: Tensor | None,
+    pos_k: Tensor | None,
+    temperature: Tensor | None,
+    bias: Tensor | None,
+) -> None:
+    """What belongs to each node, where it is given."""
+    check_positions(pos_q, pos_k, q, tree)
+    check_node_scalars(temperature, "temperature", q, tree)
+    check_node_scalars(bias, "bias", q, tree)
+
+
+def check_mass(mass: Tensor | None, tree: TreeIndex, dtype: torch.dtype = torch.float32) -> None:
+    """Finite, not negative, one for each leaf; data, so without a gradient.
+
+    :obj:`dtype` is the precision that they are summed in.
+    """
     if mass is None:
         return
     check_tensor(mass, "mass", 1)
@@ -159,8 +184,25 @@ def check_mass(mass: Tensor | None, tree: TreeIndex) -> None:
         raise ValueError(
             "Expected 'mass' to be data without gradient (got requires_grad=True; detach it)"
         )
-    if torch.compiler.is_compiling() or mass.device.type != "cpu":
+    check_mass_values(mass, dtype)
+
+
+def check_mass_values(mass: Tensor, dtype: torch.dtype = torch.float32) -> None:
+    """Masses of the CPU; elsewhere reading them would wait for the device."""
+    if torch.compiler.is_compiling() or mass.device.type != "cpu" or is_traced(mass):
         return  # reading values would break the graph, or wait for the device
+    low, total = float(mass.amin()), float(mass.sum(dtype=torch.float64))
+    if low >= 0.0 and total <= torch.finfo(dtype).max:
+        if mass.dtype != torch.float64 or dtype == torch.float64:
+            return
+        lost = (mass > 0) & (mass.to(dtype) == 0)
+        if not lost.any():
+            return
+        leaf = int(lost.nonzero()[0])
+        raise ValueError(
+            f"Expected 'mass' to hold numbers that {dtype} can tell from 0 "
+            f"(got mass[{leaf}] = {float(mass[leaf])}; divide all by the largest)"
+        )
     bad = ~(mass.isfinite() & (mass >= 0))
     if bad.any():
         leaf = int(bad.nonzero()[0])
@@ -168,6 +210,15 @@ def check_mass(mass: Tensor | None, tree: TreeIndex) -> None:
             f"Expected 'mass' to be finite and not negative "
             f"(got mass[{leaf}] = {float(mass[leaf])})"
         )
+    raise ValueError(
+        f"Expected 'mass' to have a sum within the range of {dtype} (got {total:.3g}; divide all "
+        f"by the largest)"
+    )
+
+
+def is_traced(x: Tensor) -> bool:
+    """Whether PyTorch is at work whose results cannot be read: torch.func, fake tensors."""
+    return isinstance(x, FakeTensor) or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def check_dropout(p: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..kernels.eager.plan import accumulator
+from ..kernels.call import accumulator
 from ..tree import TreeIndex
 from .checks import as_tree, check_device, check_tensor
 from .clusters import Clusters, clusters_at

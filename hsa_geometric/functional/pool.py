@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels.eager.plan import accumulator
+from ..kernels.call import accumulator
 from ..tree import TreeIndex
 from .checks import as_tree, check_tensor
 from .clusters import clusters_at

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..kernels import eager
+from ..kernels.call import accumulator
+from ..kernels.scatter import sweep
 from ..tree import TreeIndex
 from .checks import as_tree, check_nodes, check_rows, check_tensor
 
@@ -38,7 +39,8 @@ def aggregate(x: Tensor, tree: TreeIndex | Tensor) -> Tensor:
     tree = as_tree(tree)
     check_tensor(x, "x")
     check_rows(x, "x", tree)
-    return eager.aggregate(x, tree.tensors)[tree.position]
+    sums = sweep(x.to(accumulator(x.dtype)), False, tree)
+    return sums.index_select(0, tree.position).to(x.dtype)
 
 
 def distribute(z: Tensor, tree: TreeIndex | Tensor) -> Tensor:
@@ -70,4 +72,5 @@ def distribute(z: Tensor, tree: TreeIndex | Tensor) -> Tensor:
     tree = as_tree(tree)
     check_tensor(z, "z")
     check_nodes(z, "z", tree)
-    return eager.distribute(z[tree.order], tree.tensors)
+    sums = sweep(z.to(accumulator(z.dtype)).index_select(0, tree.order), True, tree)
+    return sums.to(z.dtype)

@@ -1,14 +1,17 @@
 """Backend ``'reference'``: the dense attention matrix, written to be obviously right.
 
 Plain loops over the nodes of the tree and ordinary differentiable tensor operations. It reads only
-the caller's parent vector, so that nothing of the fast layout is needed to trust it.
+the caller's parent vector, so that nothing of the fast layout is needed to trust it; only
+dropout's masks are told apart by positions.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from .call import Call, accumulator
+from .dropout import OWN, factors
 
 INF = float("inf")
 
@@ -36,26 +39,14 @@ class Family:
                 self.rows[node].extend(self.rows[child])
 
 
-def attention_matrix(
-    q: Tensor,
-    k: Tensor,
-    parent: Tensor,
-    *,
-    scale: float,
-    pos_q: Tensor | None = None,
-    pos_k: Tensor | None = None,
-    mass: Tensor | None = None,
-    temperature: Tensor | None = None,
-    bias: Tensor | None = None,
-    self_loop: bool = True,
-    dropout_p: float = 0.0,
-) -> tuple[Tensor, Tensor]:
+def attention_matrix(call: Call) -> tuple[Tensor, Tensor]:
     """Θ ``[H, N, N]`` and log evidence ``[trees, H]``; arguments are already checked."""
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    q, k = q.to(dtype), k.to(dtype)
+    dtype = accumulator(call.q.dtype)
+    q, k = call.q.to(dtype), call.k.to(dtype)
+    pos_q, pos_k, temperature, bias = call.pos_q, call.pos_k, call.temperature, call.bias
     num_leaves, heads = q.shape[:2]
-    tree = Family(parent)
-    weight = torch.ones(num_leaves) if mass is None else mass.detach()
+    tree = Family(call.tree.parent)
+    weight = torch.ones(num_leaves) if call.mass is None else call.mass.detach()
     weight = weight.to(q)
     mass_of = [weight[rows].sum() for rows in tree.rows]
 
@@ -66,7 +57,7 @@ def attention_matrix(
         return torch.einsum("n,nhd->hd", weight[rows] / mass_of[node], x[rows])
 
     def logit(a: int, b: int) -> Tensor:
-        s = scale * (mean(q, a) * mean(k, b)).sum(-1)
+        s = call.scale * (mean(q, a) * mean(k, b)).sum(-1)
         if pos_q is not None and pos_k is not None:
             s = s + (pos_q[a].to(dtype) * pos_k[b].to(dtype)).sum(-1)
         if temperature is not None:
@@ -74,6 +65,15 @@ def attention_matrix(
         if bias is not None and a != b:
             s = s + bias[a].to(dtype)
         return s
+
+    def kept(node: int, places: list[int]) -> Tensor:
+        """By what dropout multiplies weights ``[H, B]`` of members of the node's family."""
+        if call.seed is None:
+            return torch.ones(heads, len(places)).to(q)
+        head = torch.arange(heads, device=q.device).unsqueeze(1)
+        place = torch.tensor(places, device=q.device)
+        query = call.tree.position[node]
+        return factors(call.dropout_p, call.seed, head, query, place, dtype)
 
     # Sibling logits with log mass, [H, B] for each node with siblings of positive mass.
     siblings: dict[int, list[int]] = {}
@@ -93,7 +93,7 @@ def attention_matrix(
         if mass_of[node] == 0:
             f[node] = nothing
         elif not tree.children[node]:
-            f[node] = mass_of[node].log() + logit(node, node) if self_loop else nothing
+            f[node] = mass_of[node].log() + logit(node, node) if call.self_loop else nothing
         else:
             f[node] = torch.zeros(heads).to(q)
             for a in tree.children[node]:
@@ -119,7 +119,8 @@ def attention_matrix(
         reach[node] = keep[node] * (1.0 if above == node else reach[above])
         if node in outward:
             given = reach[above] * (1.0 - keep[node])
-            share = F.dropout(outward[node].softmax(-1), dropout_p)
+            places = [tree.children[above].index(b) for b in siblings[node]]
+            share = outward[node].softmax(-1) * kept(node, places)
             for j, b in enumerate(siblings[node]):
                 columns = tree.rows[b]
                 block = (given * share[:, j]).unsqueeze(-1) * weight[columns] / mass_of[b]
@@ -132,14 +133,15 @@ def attention_matrix(
         if not tree.children[node]:
             full = torch.zeros_like(theta)
             (row,) = tree.rows[node]
-            full[:, row, row] = F.dropout(reach[node], dropout_p)
+            full[:, row, row] = reach[node] * kept(node, [OWN]).squeeze(-1)
             theta = theta + full
     return theta, torch.stack([f[root] for root in tree.roots])
 
 
-def hierarchical_attention(q, k, v, parent, *, mass=None, **options) -> tuple[Tensor, Tensor]:
+def attend(call: Call) -> tuple[Tensor, Tensor]:
     """Output ``[N, H, Dv]`` through the dense matrix, and log evidence ``[trees, H]``."""
-    theta, evidence = attention_matrix(q, k, parent, mass=mass, **options)
-    if mass is not None:  # padding may hold anything
-        v = torch.where((mass > 0).view(-1, 1, 1), v, 0)
-    return torch.einsum("hij,jhd->ihd", theta, v.to(theta.dtype)), evidence
+    theta, evidence = attention_matrix(call)
+    v = call.v.to(theta.dtype)
+    if call.mass is not None:  # padding may hold anything
+        v = torch.where((call.mass > 0).view(-1, 1, 1), v, 0)
+    return torch.einsum("hij,jhd->ihd", theta, v).to(call.v.dtype), evidence

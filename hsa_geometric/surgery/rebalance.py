@@ -83,7 +83,7 @@ def rebalance(
     if max_depth is not None:
         check_integer(max_depth, "max_depth", 1)
     tree = h.tree
-    widest = int(tree.layout.sizes[-1, 0]) if tree.depth else 0
+    widest = int(tree.family_ptr.diff().max()) if tree.depth else 0
     branching = widest if max_branching is None else max_branching
     if widest <= branching and (max_depth is None or tree.depth <= max_depth):
         return copy.copy(h)

@@ -15,7 +15,6 @@ from hsa_geometric.testing import (
     caterpillar,
     chain,
     forests,
-    random_parent,
     star,
     zoo,
 )
@@ -148,14 +147,6 @@ def test_a_chain_3000_deep_carries_its_leaf_up_and_everything_down():
     down = distribute(z, tree)
     assert_close(down, z.sum(0, keepdim=True))
     assert_close(torch.autograd.grad(down.sum(), z)[0], torch.ones_like(z))
-
-
-def test_levels_larger_than_a_chunk_give_the_same(monkeypatch):
-    parent = random_parent(200, num_trees=3, seed=4)
-    x, z = rand(TreeIndex.from_parent(parent).num_leaves, 3), rand(200, 3)
-    expected = aggregate(x, parent), distribute(z, parent)
-    monkeypatch.setattr("hsa_geometric.kernels.eager.sweeps.CHUNK_ELEMENTS", 7)
-    assert_close((aggregate(x, parent), distribute(z, parent)), expected)
 
 
 def test_a_parent_vector_and_its_index_give_the_same():

@@ -1,12 +1,11 @@
 """Backend ``'triton'``: kernels of its own for CUDA devices, forward and backward.
 
 ====================  ===========================================================================
-``attention``         the operator: which launches follow each other
-``call``, ``places``  its arguments, and where the row of each node is
+``attention``         forward and backward: which launches follow each other
+``plan``, ``call``    what kernels need to know of the tree, and their arguments
 ``sweeps``            rows up and down the tree
 ``siblings``          attention within all families of all levels at once
 ``scalars``           the recursions for log evidence and what follows from it
-``dropout``           the kernels' dropout masks as tensors
 ``*_kernels``         the kernels, the only files that import Triton
 ====================  ===========================================================================
 
@@ -17,12 +16,12 @@ which ``TRITON_INTERPRET=1`` in the environment switches on for a whole process.
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
 
 import torch
-from torch import Tensor
 
-__all__ = ["INSTALLED", "check", "hierarchical_attention", "interpreted"]
+from .attention import backward, forward, saved_like
+
+__all__ = ["INSTALLED", "backward", "check", "forward", "interpreted", "saved_like"]
 
 _spec = importlib.util.find_spec("triton")
 INSTALLED = _spec is not None and _spec.origin is not None  # and no mere folder of that name
@@ -50,10 +49,3 @@ def check(device: torch.device) -> None:
             f"Expected tensors on a CUDA device for backend='triton' (got {device}; elsewhere it "
             f"runs only in Triton's interpreter: set TRITON_INTERPRET=1 before Python starts)"
         )
-
-
-def hierarchical_attention(*args: Any, **options: Any) -> tuple[Tensor, Tensor]:
-    """Output ``[N, H, Dv]`` and log evidence ``[trees, H]``; arguments are already checked."""
-    from . import attention
-
-    return attention.hierarchical_attention(*args, **options)

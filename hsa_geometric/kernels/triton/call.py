@@ -1,15 +1,15 @@
-"""What all kernels of one call have in common."""
+"""The arguments of the kernels."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..eager.plan import Plan, accumulator
-from ..eager.siblings import kept_scale
-from .places import Places
+from ..call import NUM_LEARNED, Call, accumulator
+from ..dropout import kept_scale
+from .plan import Plan
 
 # Elements of a tile.
 TILE = 2048
@@ -28,14 +28,15 @@ def beside(x: Tensor) -> Tensor:
     return x if x[:1].is_contiguous() else x.contiguous()
 
 
-class Call(NamedTuple):
-    """The arguments of attention over a tree, in storage order.
+class Arguments(NamedTuple):
+    """A call, with the values of nodes in storage order.
 
     Attributes:
         q: ``[N, H, D]`` of the leaves, as ``k``, and ``v [N, H, V]``. Heads stand beside each other
             in each row; rows may be parts of longer ones. All other tensors are contiguous.
         pos_q: ``[T, H, P]``, as ``pos_k``.
         temperature: ``[T, H]``, as ``bias``.
+        seen: ``[N, 1, 1]`` whether a leaf has mass, if leaves have masses.
         weight: ``[T]`` what part of its parent's mass each node has.
         log_mass: ``[T]``.
         scale: factor of the dot products.
@@ -52,6 +53,7 @@ class Call(NamedTuple):
     pos_k: Tensor | None
     temperature: Tensor | None
     bias: Tensor | None
+    seen: Tensor | None
     weight: Tensor
     log_mass: Tensor
     scale: float
@@ -61,17 +63,21 @@ class Call(NamedTuple):
     plan: Plan
 
     @classmethod
-    def of(cls, *args: Any) -> Call:
-        """From the operator's arguments."""
-        *rest, tree = args
-        given = [beside(x) for x in rest[:3]]
-        given += [x.contiguous() if isinstance(x, Tensor) else x for x in rest[3:]]
-        return cls._make([*given, Plan.of(tree)])
-
-    @property
-    def places(self) -> Places:
-        """Where the tree's rows are."""
-        return Places.of(self.plan)
+    def of(cls, call: Call, weight: Tensor, log_mass: Tensor) -> Arguments:
+        """Of a call and, in storage order, each node's share of its parent's mass and log mass."""
+        dtype, seen = accumulator(call.q.dtype), None
+        leaves = call.q, call.k, call.v
+        if call.mass is not None:  # padding may hold anything, and its means are 0
+            seen = (call.mass > 0).view(-1, 1, 1)
+            leaves = (torch.where(seen, x, 0) for x in leaves)
+        of_nodes = call[3:NUM_LEARNED]
+        order = call.tree.order
+        return cls(
+            *map(beside, leaves),
+            *(None if x is None else x.to(dtype).index_select(0, order) for x in of_nodes),
+            seen, weight, log_mass, call.scale, call.self_loop, call.dropout_p, call.seed,
+            Plan.of(call.tree),
+        )  # fmt: skip
 
     @property
     def heads(self) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import call
 from ._jit import cover, launch, load
-from .call import Call
+from .call import Arguments
 from .sweeps import downward, upward
 
 STEP = 1024
@@ -16,20 +16,20 @@ ROWS = 256
 
 
 def climb(
-    x: Call, y: Tensor, total: Tensor, f: Tensor | None = None, by_mean: Tensor | None = None
+    x: Arguments, y: Tensor, total: Tensor, f: Tensor | None = None, by_mean: Tensor | None = None
 ) -> Tensor:
     """Fill ``y [T, H]`` at inner nodes from what it holds at leaves.
 
     ``y`` is f; or, where f is given, what the output's gradient finds inside a subtree.
     """
-    kernels, plan, places = load("scalars_kernels"), x.plan, x.places
+    kernels, plan = load("scalars_kernels"), x.plan
 
     def go(pending: Tensor, first: int, count: int, blocks: int, sizes: dict[str, int]) -> None:
         launch(
             kernels.climb, (count, blocks), y.device,
             y, y if f is None else f, total, y if by_mean is None else by_mean,
             x.weight, x.log_mass,
-            places.family, pending,
+            plan.family, pending,
             plan.family_ptr, plan.family_parent, plan.inner_ptr, plan.above,
             first, count, plan.num_roots,
             HEADS=x.heads, EVIDENCE=f is None, CLIMB=call.ONE_LAUNCH, **sizes,
@@ -39,7 +39,7 @@ def climb(
     return y
 
 
-def descend(x: Call, f: Tensor, total: Tensor, given: tuple[Tensor, ...] = ()) -> Tensor:
+def descend(x: Arguments, f: Tensor, total: Tensor, given: tuple[Tensor, ...] = ()) -> Tensor:
     """W ``[F, H]`` of inner nodes, or the gradient of f.
 
     Args:
@@ -71,7 +71,7 @@ class Gradients(NamedTuple):
 
 
 def gradients(
-    x: Call, f: Tensor, total: Tensor, reach: Tensor, by_mean: Tensor, by_inside: Tensor,
+    x: Arguments, f: Tensor, total: Tensor, reach: Tensor, by_mean: Tensor, by_inside: Tensor,
     by_evidence: Tensor,
 ) -> tuple[Gradients, Tensor | None]:  # fmt: skip
     """See the kernel of this name; and the gradient of the bias, if there is one."""
@@ -83,7 +83,7 @@ def gradients(
         f, total, reach, by_mean, by_inside, by_f, x.weight, by_evidence,
         f if x.seed is None else x.seed,
         *result, f if by_bias is None else by_bias,
-        x.places.source, x.plan.above,
+        x.plan.source, x.plan.above,
         f.numel(), x.plan.num_roots, *x.dropout,
         HEADS=x.heads, SELF_LOOP=x.self_loop, BIAS=x.bias is not None,
         DROPOUT=x.dropout_p > 0, BLOCK=STEP,

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..eager.plan import Plan
-from . import places
+from . import plan as plans
 from ._jit import cover, launch, load, power_of_two
-from .call import Call
+from .call import Arguments
+from .plan import Plan
 from .scalars import Gradients
 
 # Queries and keys of a tile: counted in instructions, larger ones cost more for families up to 20.
@@ -27,28 +27,22 @@ SMALL_TILE, LARGE_TILE = 16, 32
 def tile_size(plan: Plan, width: int) -> int:
     """Queries and keys of a tile, by the family that the average node is in."""
     nodes = pairs = 0
-    for size, start, stop, _ in plan.sizes:
-        nodes += size * (stop - start)
-        pairs += size * size * (stop - start)
+    for size, count in plan.sizes:
+        nodes += size * count
+        pairs += size * size * count
     return SMALL_TILE if pairs <= SMALL_TILE * nodes or width > 64 else LARGE_TILE
 
 
 def others(plan: Plan, tile: int) -> int:
     """Keys of a tile of queries: more where families are cut, as their tiles need more than one."""
-    cut = sum(size * (stop - start) for size, start, stop, _ in plan.sizes if tile % size)
+    cut = sum(size * count for size, count in plan.sizes if tile % size)
     return 2 * tile if tile == SMALL_TILE and 8 * cut > plan.num_nodes else tile
 
 
 def aligned(plan: Plan) -> int:
     """First position of the widest level: a tile begins there."""
-
-    def find() -> int:
-        table = plan.level_table
-        if len(table) == 0:
-            return 0
-        return int(table[(table[:, 3] - table[:, 2]).argmax(), 2])
-
-    return plan.once("aligned", find)
+    widths = [last - first for first, last in (level.nodes for level in plan.levels)]
+    return plan.levels[widths.index(max(widths))].nodes[0] if widths else 0
 
 
 def padded(width: int) -> int:
@@ -59,8 +53,8 @@ def padded(width: int) -> int:
 class Tiles:
     """What the three kernels of one call have in common."""
 
-    def __init__(self, x: Call, means: Tensor):
-        plan, where = x.plan, x.places
+    def __init__(self, x: Arguments, means: Tensor):
+        plan = x.plan
         width, values = x.q.shape[2], x.v.shape[2]
         features = 0 if x.pos_q is None else x.pos_q.shape[2]
         widest = max(padded(width), padded(values))
@@ -71,7 +65,7 @@ class Tiles:
         self.tensors = [
             *(x.q, x.k, x.v, means),
             *(x.log_mass if y is None else y for y in optional),
-            *(x.log_mass, where.source, where.starts, where.ends),
+            *(x.log_mass, plan.source, plan.starts, plan.ends),
             plan.leaf if x.seed is None else x.seed,
         ]
         high = float(torch.tensor(x.scale, dtype=torch.float32))
@@ -94,7 +88,7 @@ class Tiles:
             "BIAS": x.bias is not None,
             "SELF_LOOP": x.self_loop,
             "DROPOUT": x.dropout_p > 0.0,
-            "WIDE": self.nodes * row >= places.INT32_LIMIT,
+            "WIDE": self.nodes * row >= plans.INT32_LIMIT,
             "PRECISION": "tf32" if halves else "ieee",
             # So that compiled for an H100 hardly any registers are spilled.
             "num_warps": max(1, min(8, self.tile * keys * widest // (8192 if halves else 4096))),
@@ -116,7 +110,7 @@ class Tiles:
         )  # fmt: skip
 
 
-def forward(x: Call, means: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def forward(x: Arguments, means: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """M of leaves ``[N, H, V]`` and inner nodes ``[F, H, V]``, S, and f at leaves ``[T, H]``."""
     mean = torch.empty_like(x.v)
     mean_inner = x.empty(x.plan.inner.shape[0], *x.v.shape[1:])
@@ -130,7 +124,13 @@ class Backward:
     """Gradients, first of inner nodes, then of leaves, to which those above them are added."""
 
     def __init__(
-        self, x: Call, means: Tensor, total: Tensor, grad: Tensor, grad_inner: Tensor, by: Gradients
+        self,
+        x: Arguments,
+        means: Tensor,
+        total: Tensor,
+        grad: Tensor,
+        grad_inner: Tensor,
+        by: Gradients,
     ):
         self.x, self.tiles = x, Tiles(x, means)
         self.given = [total, grad, grad_inner, by.share, by.shared, by.by_own, by.alone, x.weight]
@@ -142,13 +142,13 @@ class Backward:
 
     def inner(self) -> Tensor:
         """The gradient of the means ``[F, H D + H D + H V]``."""
-        table = self.x.plan.level_table  # no inner nodes are on the last level
-        self._run(0, int(table[-1, 2]) if len(table) else 0, self.means, False)
+        levels = self.x.plan.levels  # no inner nodes are on the last one
+        self._run(0, levels[-1].nodes[0] if levels else 0, self.means, False)
         return self.means
 
     def leaves(self, z: Tensor) -> None:
         """Gradients of q, k and v; ``z`` are those of the means, summed over all above."""
-        self._run(max(0, self.x.plan.first_leaf), self.tiles.nodes, z, True)
+        self._run(self.x.plan.first_leaf, self.tiles.nodes, z, True)
 
     def _run(self, start: int, stop: int, z: Tensor, leaves: bool) -> None:
         given, run = [*self.given, z, self.x.plan.above], self.tiles.run

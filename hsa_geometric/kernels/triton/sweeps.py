@@ -18,11 +18,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..eager.plan import Plan, accumulator
+from ..call import accumulator
 from . import call
 from ._jit import cover, launch, load, power_of_two
-from .call import Call
-from .places import Places
+from .call import Arguments
+from .plan import Plan
 
 
 def tile(channels: int, longest: int) -> dict[str, int]:
@@ -46,28 +46,23 @@ def upward(plan: Plan, widths: list[int], go: Callable[..., None]) -> None:
 
     Tensors of ``widths`` channels are summed side by side, in ``blocks``.
     """
-    families, device = plan.family_parent.shape[0], plan.up.device
+    families, device = plan.family_parent.shape[0], plan.device
     sizes = tile(max(widths), plan.sizes[-1][0])
     blocks = sum(cover(width, sizes["BLOCK"]) for width in widths)
     size = families * blocks if call.ONE_LAUNCH else 0
     pending = torch.zeros(size, dtype=torch.int32, device=device)
-    levels = [] if call.ONE_LAUNCH else reversed(plan.level_table[:, :2].tolist())
+    levels = [] if call.ONE_LAUNCH else (level.families for level in reversed(plan.levels))
     for first, stop in [(0, families)] if call.ONE_LAUNCH else levels:
         go(pending, first, stop - first, blocks, sizes)
 
 
 def downward(plan: Plan, levels: int) -> list[tuple[int, int, int]]:
     """Inner nodes ``first:stop`` of each launch, and before which of them all is done."""
-
-    def find() -> list[tuple[int, int, int]]:
-        table = plan.level_table[:, 6:8].tolist()
-        ends = [first for first, _ in table[:1]] + [last for _, last in table]
-        stops = [*ends[levels - 1 :: levels], *ends[-1:]]
-        starts = [0, *stops]
-        pairs = zip(starts, stops, strict=False)
-        return [(first, stop, first) for first, stop in pairs if stop > first]
-
-    return plan.once(("downward", levels), find)
+    ends = [level.inner[0] for level in plan.levels[:1]] + [x.inner[1] for x in plan.levels]
+    stops = [*ends[levels - 1 :: levels], *ends[-1:]]
+    starts = [0, *stops]
+    pairs = zip(starts, stops, strict=False)
+    return [(first, stop, first) for first, stop in pairs if stop > first]
 
 
 def sums(xs: list[Tensor], weight: Tensor | None, plan: Plan) -> Tensor:
@@ -75,7 +70,7 @@ def sums(xs: list[Tensor], weight: Tensor | None, plan: Plan) -> Tensor:
 
     With ``weight [T]`` every node's own sum counts so much.
     """
-    kernels, places = load("sweeps_kernels"), Places.of(plan)
+    kernels = load("sweeps_kernels")
     widths = [x.shape[1] for x in xs]
     y = xs[0].new_empty(plan.inner.shape[0], sum(widths), dtype=accumulator(xs[0].dtype))
     xs, widths = [*xs, y, y][:3], [*widths, 0, 0][:3]
@@ -84,7 +79,7 @@ def sums(xs: list[Tensor], weight: Tensor | None, plan: Plan) -> Tensor:
         launch(
             kernels.climb, (count, blocks), y.device,
             *xs, y if weight is None else weight, y,
-            places.source, places.family, pending,
+            plan.source, plan.family, pending,
             plan.family_ptr, plan.family_parent, plan.inner_ptr, plan.above,
             *(x.stride(0) for x in xs), first, count, plan.num_roots,
             **{f"WIDTH{i}": width for i, width in enumerate(widths)},
@@ -122,7 +117,9 @@ def descend(
     return z
 
 
-def finish(x: Call, mean: Tensor, z: Tensor, reach: Tensor, f: Tensor, total: Tensor) -> Tensor:
+def finish(
+    x: Arguments, mean: Tensor, z: Tensor, reach: Tensor, f: Tensor, total: Tensor
+) -> Tensor:
     """The output ``[N, H, V]`` from M of the leaves and the sums ``z`` above them."""
     out, width = torch.empty_like(x.v), x.v.shape[2]
     sizes, rows = flat_tile(width), out.shape[0] * x.heads
@@ -138,7 +135,7 @@ def finish(x: Call, mean: Tensor, z: Tensor, reach: Tensor, f: Tensor, total: Te
 
 
 def dots(
-    x: Call, grad: Tensor, grad_inner: Tensor, mean: Tensor, mean_inner: Tensor
+    x: Arguments, grad: Tensor, grad_inner: Tensor, mean: Tensor, mean_inner: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Dot products ``[T, H]`` of the output's gradient, summed over each subtree, and M.
 

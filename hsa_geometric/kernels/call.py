@@ -1,0 +1,50 @@
+"""What every backend is given."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..tree import TreeIndex
+
+
+class Call(NamedTuple):
+    """The arguments of attention over a tree, checked at the door.
+
+    Attributes:
+        q: ``[N, H, D]``, as ``k``, and ``v [N, H, Dv]``. float64 is not mixed with less; half
+            precisions and float32 may be.
+        pos_q: ``[T, H, P]`` by node id, as ``pos_k``.
+        temperature: ``[T, H]`` by node id, as ``bias``.
+        mass: ``[N]``, in any floating dtype.
+        seed: ``[1]`` int64 on the device of ``q`` where there is dropout.
+        tree: the tree.
+        scale: factor of the dot products.
+        self_loop: whether a leaf attends to itself.
+        dropout_p: probability that a weight is dropped; 0 where nothing is.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    pos_q: Tensor | None
+    pos_k: Tensor | None
+    temperature: Tensor | None
+    bias: Tensor | None
+    mass: Tensor | None
+    seed: Tensor | None
+    tree: TreeIndex
+    scale: float
+    self_loop: bool
+    dropout_p: float
+
+
+# The tensors of a call that are differentiated come first.
+NUM_LEARNED = 7
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The precision in which sums of :obj:`dtype` are taken: float32 at least."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

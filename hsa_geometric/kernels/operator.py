@@ -1,0 +1,259 @@
+"""From checked arguments to a backend, and to autograd and ``torch.compile``.
+
+A backend of plain tensor code has ``attend(call)``, which PyTorch differentiates. One with kernels
+has ``forward(call, save)``, ``backward(call, saved, grad, grad_evidence)`` and
+``saved_like(call)``: empty tensors like those that ``forward`` saves. Its derivatives of second and
+higher order are those of ``scatter``.
+
+Called as usual, that is one ``autograd.Function``. To a compiler it is one operator forward and one
+backward, which take the tree as tensors: a graph serves every tree.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..tree import TreeIndex
+from .call import NUM_LEARNED, Call, accumulator
+
+BACKENDS = ("reference", "scatter", "cpu", "triton")
+Result = tuple[Tensor, Tensor]
+
+
+def attention(call: Call, backend: str) -> Result:
+    """Output ``[N, H, Dv]`` in the dtype of ``v``, and log evidence ``[trees, H]``."""
+    save = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in call[:NUM_LEARNED]
+    )
+    if torch.compiler.is_compiling():
+        out, evidence, _ = torch.ops.hsa_geometric.attention(*flat(call), backend, save)
+        return out, evidence
+    module = SHAPES if has_no_numbers(call.q) else load(backend)
+    if hasattr(module, "attend"):
+        return attend(module, call)
+    if not save:
+        return module.forward(call, False)[:2]
+    return Attention.apply(module, call[NUM_LEARNED:], *call[:NUM_LEARNED])
+
+
+def load(backend: str) -> Any:
+    """The module of a backend, imported at its first use."""
+    return _LOADED.get(backend) or _LOADED.setdefault(
+        backend, import_module(f".{backend}", __package__)
+    )
+
+
+_LOADED: dict[str, Any] = {}
+
+
+def has_no_numbers(x: Tensor) -> bool:
+    """Whether only the shapes of results are asked for."""
+    return x.is_meta or isinstance(x, FakeTensor)
+
+
+def attend(module: Any, call: Call) -> Result:
+    """Call a backend of plain tensor code: precision is its own affair, not autocast's."""
+    with torch.autocast(call.q.device.type, enabled=False):
+        return module.attend(call)
+
+
+def empty_results(call: Call) -> Result:
+    """Results without numbers."""
+    shape = call.tree.num_trees, call.q.shape[1]
+    dtype = accumulator(call.q.dtype)
+    return call.v.new_empty(call.v.shape), call.q.new_empty(shape, dtype=dtype)
+
+
+def empty_grads(call: Call) -> list[Tensor | None]:
+    """Gradients without numbers."""
+    return [None if x is None else x.new_empty(x.shape) for x in call[:NUM_LEARNED]]
+
+
+# The backend where nothing is computed.
+SHAPES = SimpleNamespace(
+    forward=lambda call, save: (*empty_results(call), []),
+    backward=lambda call, saved, grad, grad_evidence: empty_grads(call),
+)
+
+
+def differentiate(call: Call, grad: Tensor, grad_evidence: Tensor) -> list[Tensor | None]:
+    """Gradients of the arguments by ``scatter``; with a graph of their own if grad mode is on."""
+    again = torch.is_grad_enabled()
+
+    def node(x: Tensor | None) -> Tensor | None:
+        # One of its own for each argument, for one may depend on another.
+        if x is None:
+            return None
+        return x.view_as(x) if again and x.requires_grad else x.detach().requires_grad_()
+
+    with torch.enable_grad():
+        learned = [node(x) for x in call[:NUM_LEARNED]]
+        results = attend(load("scatter"), Call(*learned, *call[NUM_LEARNED:]))
+        pairs = [(y, g) for y, g in zip(results, (grad, grad_evidence), strict=True)
+                 if y.requires_grad]  # fmt: skip
+        given = [x for x in learned if x is not None]
+        found = iter(
+            torch.autograd.grad(
+                [y for y, _ in pairs], given, [g.to(y.dtype) for y, g in pairs],
+                create_graph=again, allow_unused=True, materialize_grads=True,
+            )
+        )  # fmt: skip
+    return [None if x is None else next(found) for x in learned]
+
+
+class Attention(torch.autograd.Function):
+    """A backend with kernels; the tree is kept as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, module: Any, rest: tuple[Any, ...], *learned: Tensor | None) -> Result:
+        """Also what backward needs."""
+        out, evidence, saved = module.forward(Call(*learned, *rest), True)
+        mass, seed, *ctx.rest = rest
+        ctx.module = module
+        ctx.save_for_backward(*learned, mass, seed, *saved)
+        return out, evidence
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_evidence: Tensor) -> tuple[Tensor | None, ...]:
+        """By the kernels, or by ``scatter`` where the gradients are differentiated in turn."""
+        tensors = ctx.saved_tensors
+        call, saved = Call(*tensors[: NUM_LEARNED + 2], *ctx.rest), tensors[NUM_LEARNED + 2 :]
+        if torch.is_grad_enabled() and ctx.module is not SHAPES:
+            grads = differentiate(call, grad, grad_evidence)
+        else:
+            grads = ctx.module.backward(call, saved, grad, grad_evidence)
+        return None, None, *grads
+
+
+# --- what a compiler sees ------------------------------------------------------------------------
+
+ARGUMENTS = (
+    "Tensor q, Tensor k, Tensor v, Tensor? pos_q, Tensor? pos_k, Tensor? temperature, Tensor? bias,"
+    "Tensor? mass, Tensor? seed, Tensor[] tree, float scale, bool self_loop, float dropout_p,"
+    "str backend"
+)
+TREE = NUM_LEARNED + 2  # the place of the tree in a call
+
+torch.library.define(
+    "hsa_geometric::attention", f"({ARGUMENTS}, bool save) -> (Tensor, Tensor, Tensor[])"
+)
+torch.library.define(
+    "hsa_geometric::attention_backward",
+    f"(Tensor grad, Tensor grad_evidence, Tensor[] saved, {ARGUMENTS}) -> Tensor[]",
+)
+torch.library.define("hsa_geometric::tree_index", "(Tensor parent, SymInt? num_leaves) -> Tensor[]")
+
+
+def flat(call: Call) -> list[Any]:
+    """The arguments of the operators."""
+    return [*call[:TREE], call.tree.tensors, *call[TREE + 1 :]]
+
+
+def unflat(args: tuple[Any, ...]) -> Call:
+    """What :func:`flat` was given."""
+    return Call(*args[:TREE], TreeIndex(*args[TREE]), *args[TREE + 1 :])
+
+
+@torch.library.impl("hsa_geometric::attention", "default")
+@_disable_dynamo
+def _attention(*args: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
+    *rest, backend, save = args
+    call, module = unflat(tuple(rest)), load(backend)
+    if not hasattr(module, "attend"):
+        out, evidence, saved = module.forward(call, save)
+        return out, evidence, list(saved)
+    with torch.no_grad():
+        out, evidence = attend(module, call)
+    return out, evidence, []
+
+
+@torch.library.impl("hsa_geometric::attention_backward", "default")
+@_disable_dynamo
+def _backward(grad: Tensor, grad_evidence: Tensor, saved: list[Tensor], *args: Any) -> list[Tensor]:
+    *rest, backend = args
+    call, module = unflat(tuple(rest)), load(backend)
+    if hasattr(module, "attend"):
+        with torch.no_grad():
+            grads = differentiate(call, grad, grad_evidence)
+    else:
+        grads = module.backward(call, saved, grad, grad_evidence)
+    return [x for x in grads if x is not None]
+
+
+@torch.library.register_fake("hsa_geometric::attention")
+def _(*args: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
+    *rest, backend, save = args
+    call = unflat(tuple(rest))
+    like = getattr(load(backend), "saved_like", None)
+    return *empty_results(call), like(call) if like and save else []
+
+
+@torch.library.register_fake("hsa_geometric::attention_backward")
+def _(grad: Tensor, grad_evidence: Tensor, saved: list[Tensor], *args: Any) -> list[Tensor]:
+    return [x for x in empty_grads(unflat(args[:-1])) if x is not None]
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    tensors, tree, options = inputs[:TREE], inputs[TREE], inputs[TREE + 1 : -1]
+    ctx.options, ctx.trees = options, len(tree)
+    ctx.save_for_backward(*tensors, *tree, *output[2])
+
+
+def _autograd(ctx: Any, grad: Tensor, grad_evidence: Tensor, _: Any) -> tuple[Any, ...]:
+    tensors, end = ctx.saved_tensors, TREE + ctx.trees
+    tree, saved = list(tensors[TREE:end]), list(tensors[end:])
+    found = iter(
+        torch.ops.hsa_geometric.attention_backward(
+            grad, grad_evidence, saved, *tensors[:TREE], tree, *ctx.options
+        )
+    )
+    grads = [None if x is None else next(found) for x in tensors[:NUM_LEARNED]]
+    return (*grads, None, None, [None] * ctx.trees, *[None] * 5)
+
+
+torch.library.register_autograd("hsa_geometric::attention", _autograd, setup_context=_setup)
+
+
+# What has been worked out about trees that only a graph's tensors know of, by their keys.
+_FOUND = WeakTensorKeyDictionary()
+
+
+def handed_out(tree: TreeIndex) -> list[Tensor]:
+    """An index as an operator returns it; what is known of it lives as long as its key."""
+    _FOUND[tree.key] = tree._found
+    return tree.tensors
+
+
+def sizes_of_index(parent: Tensor, nodes: Any, trees: Any, depth: Any, leaves: Any) -> list[Tensor]:
+    """Empty tensors like those of an index of such sizes."""
+    inner = nodes - leaves
+    sizes = [nodes] * 4 + [trees, depth, leaves, nodes, inner, inner + 1]
+    tensors = [parent.new_empty((n,), dtype=torch.long) for n in sizes]
+    return [*tensors, torch.empty((), dtype=torch.long, device="cpu")]
+
+
+@torch.library.impl("hsa_geometric::tree_index", "default")
+@_disable_dynamo
+def _tree_index(parent: Tensor, num_leaves: int | None) -> list[Tensor]:
+    tree = TreeIndex.from_parent(parent)
+    if num_leaves not in (None, tree.num_leaves):
+        raise ValueError(
+            f"Expected one row for each of the {tree.num_leaves} leaves (got {num_leaves} rows)"
+        )
+    return handed_out(tree)
+
+
+@torch.library.register_fake("hsa_geometric::tree_index")
+def _(parent: Tensor, num_leaves: int | None) -> list[Tensor]:
+    size = torch.library.get_ctx().new_dynamic_size
+    roots, levels = size(), size()
+    leaves = size() if num_leaves is None else num_leaves
+    return sizes_of_index(parent, parent.shape[0], roots, levels, leaves)
