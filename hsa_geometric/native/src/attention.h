@@ -1,0 +1,702 @@
+// Hierarchical self-attention, forward and backward, fused: one walk up the tree and one down.
+//
+//     up      families in post-order: means of q, k, v; logits between the members; S, f and
+//             U = (1 - g) M + g v (without v at inner nodes), where g = sigmoid(f - S)
+//     down    the same families backwards: out = Z + W U, where Z is that of the parent, W -> W g
+//
+// Backward walks up with the gradient's sums G and what depends on <G, U>, then down with the
+// gradients of W, f and of the means. Logits are in base 2. In a tile the lanes are queries, so sums
+// over keys need no lanes to meet: s[j][i] = sum_d q[d][i] k[j][d].
+#pragma once
+#include <algorithm>
+#include <cstdlib>
+#include <vector>
+
+#include "call.h"
+#include "philox.h"
+#include "simd.h"
+#include "team.h"
+#include "tree.h"
+
+namespace SIMD {
+
+constexpr int TILE = 64;       // queries and keys of a tile
+constexpr int MANY = 512;      // a family above the tasks with so many members is cut for the threads
+constexpr double LOG2E = 1.4426950408889634074;
+
+// s[j][i] = sum_e q[e][i] k[j][e] for NK keys and NV vectors of queries; SPLIT sums side by side hide
+// the latency of additions.
+template <class A, int NV, int NK, int SPLIT = 1>
+INLINE void dots(A* s, const A* q, const A* k, int ld, int wide, int E) {
+    vec<A> acc[SPLIT][NK][NV] = {};
+    int e = 0;
+    for (; e + SPLIT <= E; e += SPLIT)
+        for (int u = 0; u < SPLIT; u++) {
+            vec<A> x[NV];
+            for (int v = 0; v < NV; v++) x[v] = load(q + (e + u) * ld + v * LANES<A>);
+            for (int j = 0; j < NK; j++)
+                for (int v = 0; v < NV; v++) acc[u][j][v] += x[v] * k[j * wide + e + u];
+        }
+    for (; e < E; e++)
+        for (int v = 0; v < NV; v++)
+            for (int j = 0; j < NK; j++) acc[0][j][v] += load(q + e * ld + v * LANES<A>) * k[j * wide + e];
+    for (int j = 0; j < NK; j++)
+        for (int v = 0; v < NV; v++) {
+            vec<A> y = acc[0][j][v];
+            for (int u = 1; u < SPLIT; u++) y += acc[u][j][v];
+            store(s + j * ld + v * LANES<A>, y);
+        }
+}
+
+// All pairs of a tile: n keys, of which room for 8 more is there, and ld queries, a whole number of vectors.
+template <class A> static void all_dots(A* s, const A* q, const A* k, int ld, int n, int wide, int E) {
+    const int L = LANES<A>;
+    int i = 0;
+    for (; i + 2 * L <= ld; i += 2 * L) {
+        int j = 0;
+#if VECTOR_BYTES == 64
+        for (; j + 8 <= n; j += 8) dots<A, 2, 8>(s + j * ld + i, q + i, k + j * wide, ld, wide, E);
+#endif
+        for (; j < n; j += 4) dots<A, 2, 4>(s + j * ld + i, q + i, k + j * wide, ld, wide, E);
+    }
+    if (i < ld) {
+        int j = 0;
+        for (; n - j > 4; j += 8) dots<A, 1, 8>(s + j * ld + i, q + i, k + j * wide, ld, wide, E);
+        for (; j < n; j += 4) dots<A, 1, 4, 2>(s + j * ld + i, q + i, k + j * wide, ld, wide, E);
+    }
+}
+
+// y[r][:] (+)= sum_t a[r * by_row + t * by_term] x[t][:], rows of `wide` numbers, a whole number of vectors.
+template <class A, int NR, int NV>
+INLINE void combine(A* y, const A* a, int by_row, int by_term, int terms, const A* x, int wide, bool more) {
+    const int L = LANES<A>;
+    vec<A> acc[NR][NV] = {};
+    if (more)
+        for (int r = 0; r < NR; r++)
+            for (int v = 0; v < NV; v++) acc[r][v] = load(y + r * wide + v * L);
+    for (int t = 0; t < terms; t++) {
+        vec<A> row[NV];
+        for (int v = 0; v < NV; v++) row[v] = load(x + t * wide + v * L);
+        for (int r = 0; r < NR; r++)
+            for (int v = 0; v < NV; v++) acc[r][v] += row[v] * a[r * by_row + t * by_term];
+    }
+    for (int r = 0; r < NR; r++)
+        for (int v = 0; v < NV; v++) store(y + r * wide + v * L, acc[r][v]);
+}
+
+template <class A>
+static void all_combine(A* y, int rows, const A* a, int by_row, int by_term, int terms, const A* x, int wide, bool more) {
+    const int L = LANES<A>;
+    for (int r = 0; r < rows;) {
+        int v = 0, step = 4;
+        const A* at = a + r * by_row;
+#if VECTOR_BYTES == 64
+        if (rows - r > 4) {
+            step = 8;
+            for (; v + 2 * L <= wide; v += 2 * L) combine<A, 8, 2>(y + r * wide + v, at, by_row, by_term, terms, x + v, wide, more);
+            for (; v < wide; v += L) combine<A, 8, 1>(y + r * wide + v, at, by_row, by_term, terms, x + v, wide, more);
+        }
+#endif
+        for (; v + 2 * L <= wide; v += 2 * L) combine<A, 4, 2>(y + r * wide + v, at, by_row, by_term, terms, x + v, wide, more);
+        for (; v < wide; v += L) combine<A, 4, 1>(y + r * wide + v, at, by_row, by_term, terms, x + v, wide, more);
+        r += step;
+    }
+}
+
+// Memory of one thread, kept for its next call; a thread's own, so callers may be many.
+template <class A> struct Scratch {
+    A *q, *k, *v, *qt, *s, *g, *gt, *x, *acc, *dq, *drop, *lane;
+    static constexpr int VECTORS = 16;  // of TILE lanes, at `lane`
+
+    Scratch(int keys, int E, int V, bool backward) {
+        const int rows = keys + 8, ld = padded<A>(keys), wide = std::max(E, V);
+        size_t sizes[] = {(size_t)rows * E, (size_t)rows * E, (size_t)rows * V, (size_t)ld * E, (size_t)rows * ld,
+                          (size_t)rows * V, (size_t)ld * V, (size_t)rows * ld, (size_t)rows * V, (size_t)rows * wide,
+                          (size_t)rows * ld, (size_t)VECTORS * TILE * 2};
+        A** parts[] = {&q, &k, &v, &qt, &s, &g, &gt, &x, &acc, &dq, &drop, &lane};
+        size_t total = 64 / sizeof(A);
+        for (size_t n : sizes) total += (n + 31) / 32 * 32;
+        static thread_local std::vector<A> memory;
+        if (memory.size() < total) memory.assign(total, A(0));
+        A* at = (A*)(((uintptr_t)memory.data() + 63) / 64 * 64);
+        for (int i = 0; i < 12; i++) *parts[i] = at, at += (sizes[i] + 31) / 32 * 32;
+        (void)backward;
+    }
+};
+
+template <class A> struct Attention {
+    const Call& c;
+    Walk walk;
+    const int H, D, V, P, E, EP, VP;  // heads; channels of q, v, positions; D + P; rows padded to whole vectors
+    const A scale, kept;              // of products, in base 2; of weights that dropout kept
+    A *means, *U, *Z, *f, *g, *W, *S, *G, *dW, *df, *z, *mu;
+
+    Attention(const Call& c)
+        : c(c), walk(c.walk, c.T, c.F, c.R), H(c.H), D(c.D), V(c.V), P(c.P), E(c.D + c.P), EP(padded<A>(c.D + c.P)),
+          VP(padded<A>(c.V)), scale((A)(c.scale * LOG2E)), kept(c.dropout < 1 ? (A)(1 / (1 - c.dropout)) : A(0)) {
+        means = (A*)c.means, U = (A*)c.U, Z = (A*)c.Z, f = (A*)c.f, g = (A*)c.g, W = (A*)c.W, S = (A*)c.S;
+        G = (A*)c.G, dW = (A*)c.dW, df = (A*)c.df, z = (A*)c.z, mu = (A*)c.mu;
+    }
+
+    // --- where things are --------------------------------------------------------------------------
+
+    struct Family {
+        int p, first, size;
+        const int32_t* source;
+    };
+    Family family(int p) const { return {p, walk.first[p], walk.size[p], walk.source + walk.first[p]}; }
+    int64_t width() const { return 2 * D + V; }
+    A* mean(int p, int h) const { return means + (p * (int64_t)H + h) * width(); }
+    template <class X> X* inner(X* x, int p, int h, int n) const { return x + (p * (int64_t)H + h) * n; }
+    static int64_t index(const Family& m, int H, int h) { return m.first * (int64_t)H + h * (int64_t)m.size; }
+    const A* weight(const Family& m) const { return (const A*)c.weight + m.first; }
+    const A* log_mass(const Family& m) const { return (const A*)c.log_mass + m.first; }
+    const char* row(const Rows& x, int64_t leaf, int h, int n) const {
+        return x.data + leaf * x.stride + (int64_t)h * n * size_of(x.dtype);
+    }
+    char* out_row(const Rows& x, int64_t leaf, int h, int n) const { return const_cast<char*>(row(x, leaf, h, n)); }
+    int64_t id(const Family& m, int j) const { return c.order[m.first + j]; }
+    A temperature(const Family& m, int j, int h) const {
+        return c.temperature ? ((const A*)c.temperature)[id(m, j) * H + h] : A(1);
+    }
+    A bias(const Family& m, int j, int h) const { return c.bias ? ((const A*)c.bias)[id(m, j) * H + h] : A(0); }
+    bool seen(const Family& m, int j) const { return !c.masses || log_mass(m)[j] != -INF<A>; }
+
+    // Rows j0 ... j1 of what `x` holds at leaves and means at inner members, `n` channels at `at` of a mean, padded
+    // with zeros to `wide`; adds up the family's mean where there is one. Padding may hold anything: it reads as 0.
+    void rows(const Family& m, int h, const Rows& x, int at, int n, int j0, int j1, A* y, int wide, A* sum) const {
+        const A* w = weight(m);
+        const int whole = n / LANES<A> * LANES<A>;
+        for (int j = j0; j < j1; j++, y += wide) {
+            const int32_t s = m.source[j];
+            if (s < 0) {
+                const A* from = mean(-1 - s, h) + at;
+                int d = 0;
+                for (; d < whole; d += LANES<A>) store(y + d, load(from + d));
+                for (; d < n; d++) y[d] = from[d];
+            } else if (!seen(m, j)) {
+                for (int d = 0; d < n; d++) y[d] = 0;
+            } else {
+                leaf(y, x, s, h, n);
+            }
+            for (int d = n; d < wide; d++) y[d] = 0;
+            if (sum) {
+                int d = 0;
+                for (; d < whole; d += LANES<A>) store(sum + d, load(sum + d) + load(y + d) * w[j]);
+                for (; d < n; d++) sum[d] += w[j] * y[d];
+            }
+        }
+    }
+    INLINE void convert(A* y, const char* from, int dtype, int n) {
+        if (dtype == (sizeof(A) == 8 ? DOUBLE : FLOAT)) {
+            const A* x = (const A*)from;
+            int d = 0;
+            for (; d + LANES<A> <= n; d += LANES<A>) store(y + d, load(x + d));
+            for (; d < n; d++) y[d] = x[d];
+        } else {
+            read(y, from, dtype, n);
+        }
+    }
+    void leaf(A* y, const Rows& x, int64_t row_, int h, int n) const { convert(y, row(x, row_, h, n), x.dtype, n); }
+
+    // Queries, times temperature and scale, or keys, of members j0 ... j1, with their positions behind the channels.
+    void positions(const Family& m, int h, const void* pos, int j0, int j1, A* y, int wide, bool query) const {
+        for (int j = j0; j < j1; j++, y += wide) {
+            if (query) {
+                const A t = temperature(m, j, h), by = t * scale;
+                int d = 0;
+                for (; d + LANES<A> <= D; d += LANES<A>) store(y + d, load(y + d) * by);
+                for (; d < D; d++) y[d] *= by;
+                for (int e = 0; e < P; e++) y[D + e] = t * (A)LOG2E * ((const A*)pos)[(id(m, j) * H + h) * P + e];
+            } else {
+                for (int e = 0; e < P; e++) y[D + e] = ((const A*)pos)[(id(m, j) * H + h) * P + e];
+            }
+        }
+    }
+    void queries(const Family& m, int h, int j0, int j1, A* y, A* sum) const {
+        rows(m, h, c.q, 0, D, j0, j1, y, EP, sum);
+        positions(m, h, c.pos_q, j0, j1, y, EP, true);
+    }
+    void keys(const Family& m, int h, int j0, int j1, A* y, A* sum) const {
+        rows(m, h, c.k, D, D, j0, j1, y, EP, sum);
+        if (P) positions(m, h, c.pos_k, j0, j1, y, EP, false);
+    }
+    void values(const Family& m, int h, int j0, int j1, A* y, A* sum) const {
+        rows(m, h, c.v, 2 * D, V, j0, j1, y, VP, sum);
+    }
+
+    void masks(const Family& m, int h, int i0, int i1, int j0, int j1, A* drop, int ld) const {
+        for (int j = j0; j < j1; j++)
+            for (int i = i0; i < i1; i++)
+                drop[(j - j0) * ld + i - i0] = philox_keeps(c.seed, j, m.first + i, h, c.dropout) ? kept : A(0);
+    }
+    A own_mask(const Family& m, int j, int h) const {
+        return c.dropout > 0 && !philox_keeps(c.seed, -1, m.first + j, h, c.dropout) ? A(0) : c.dropout > 0 ? kept : A(1);
+    }
+
+    // Logits of a tile; those of members with themselves become `own` and -inf.
+    void logits(const Family& m, const Scratch<A>& w, int i0, int i1, int j0, int j1, int ld, A* own) const {
+        all_dots(w.s, w.qt, w.k, ld, j1 - j0, EP, E);
+        const A* lm = log_mass(m);
+        for (int j = j0; j < j1; j++) {
+            A* s = w.s + (j - j0) * ld;
+            for (int i = 0; i < ld; i += LANES<A>) store(s + i, load(s + i) + lm[j]);
+            if (j >= i0 && j < i1) {
+                if (own) own[j - i0] = s[j - i0];
+                s[j - i0] = -INF<A>;
+            }
+        }
+    }
+
+    // --- forward -----------------------------------------------------------------------------------
+
+    // Means of a family that is too wide for one tile, or of none of whose logits anybody asks.
+    void sums(const Family& m, int h, const Scratch<A>& w) const {
+        A* sum = mean(m.p, h);
+        std::fill(sum, sum + width(), A(0));
+        for (int j = 0; j < m.size; j++) {
+            rows(m, h, c.q, 0, D, j, j + 1, w.q, EP, sum);
+            rows(m, h, c.k, D, D, j, j + 1, w.k, EP, sum + D);
+            rows(m, h, c.v, 2 * D, V, j, j + 1, w.v, VP, sum + 2 * D);
+        }
+    }
+
+    // Queries i0 ... i1 of a family meet all keys; returns their part of the family's f.
+    A meet(const Family& m, int h, int i0, int i1, const Scratch<A>& w, bool whole) const {
+        const int L = LANES<A>, n = i1 - i0, ld = padded<A>(n), b = m.size;
+        A *own = w.lane, *top = own + TILE, *total = top + TILE, *inside = total + TILE, *keep = inside + TILE, *fix = keep + TILE;
+        A* sum = whole ? mean(m.p, h) : nullptr;
+        if (whole) std::fill(sum, sum + width(), A(0));
+        queries(m, h, i0, i1, w.q, sum);
+        if (whole && b == 1) {  // nobody to meet
+            keys(m, h, 0, 1, w.k, sum + D);
+            values(m, h, 0, 1, w.v, sum + 2 * D);
+        }
+        transpose(w.qt, ld, w.q, EP, n, E);
+        for (int i = 0; i < ld; i++) top[i] = -INF<A>, total[i] = 0;
+        for (int j0 = 0; j0 < b; j0 += TILE) {
+            const int j1 = std::min(b, j0 + TILE);
+            if (!(whole && b == 1)) {
+                keys(m, h, j0, j1, w.k, whole ? sum + D : nullptr);
+                values(m, h, j0, j1, w.v, whole ? sum + 2 * D : nullptr);
+            }
+            logits(m, w, i0, i1, j0, j1, ld, own);
+            if (c.dropout > 0) masks(m, h, i0, i1, j0, j1, w.drop, ld);
+            for (int i = 0; i < ld; i += L) {
+                const vec<A> before = load(top + i);
+                vec<A> high = before, l{};
+                for (int j = 0; j < j1 - j0; j++) high = larger<A>(load(w.s + j * ld + i), high);
+                const vec<A> by = high == -INF<A> ? vec<A>{} : high;
+                for (int j = 0; j < j1 - j0; j++) {
+                    vec<A> p = exp2(load(w.s + j * ld + i) - by);
+                    l += p;
+                    if (c.dropout > 0) p *= load(w.drop + j * ld + i);
+                    store(w.s + j * ld + i, p);
+                }
+                if (j0) {
+                    const vec<A> shrink = exp2(before - by);
+                    store(fix + i, shrink);
+                    l += load(total + i) * shrink;
+                }
+                store(top + i, high);
+                store(total + i, l);
+            }
+            if (j0)
+                for (int i = 0; i < n; i++)
+                    for (int d = 0; d < VP; d += L) store(w.acc + i * VP + d, load(w.acc + i * VP + d) * fix[i]);
+            if (b > 1) all_combine(w.acc, n, w.s, 1, ld, j1 - j0, w.v, VP, j0 > 0);
+        }
+        // In each lane: S, f, g = sigmoid(f - S) and Z = logaddexp(f, S).
+        for (int i = 0; i < n; i++) {
+            const int32_t s = m.source[i0 + i];
+            inside[i] = s < 0 ? *inner(f, -1 - s, h, 1) : c.self_loop && seen(m, i0 + i) ? own[i] : -INF<A>;
+            if (c.bias) keep[i] = bias(m, i0 + i, h) * (A)LOG2E;
+        }
+        A part = 0;
+        const A* share = weight(m) + i0;
+        A *outer = fix, *both = own;
+        for (int i = 0; i < ld; i += L) {
+            vec<A> sib = load(top + i) + log2<A>(load(total + i)), in = load(inside + i);
+            sib = load(total + i) == A(0) ? splat(-INF<A>) : sib;
+            if (c.bias) sib += load(keep + i);
+            const vec<A> high = larger<A>(in, sib), low = in > sib ? sib : in;
+            const vec<A> apart = low == -INF<A> ? splat(-INF<A>) : low - high, t = exp2(apart);
+            vec<A> z_ = high + log2<A>(t + A(1)), part_in = (in > sib ? splat(A(1)) : t) / (t + A(1));
+            part_in = in == -INF<A> ? vec<A>{} : part_in;
+            store(keep + i, part_in);
+            store(outer + i, (sib == sib ? splat(A(1)) - part_in : sib) / load(total + i));
+            store(both + i, z_);
+            store(total + i, sib);
+        }
+        if (c.save) {
+            std::copy(total, total + n, S + index(m, H, h) + i0);
+            std::copy(keep, keep + n, g + index(m, H, h) + i0);
+        }
+        for (int i = 0; i < n; i++) {
+            const int32_t s = m.source[i0 + i];
+            if (share[i] != 0) part += share[i] * both[i];
+            // U = (1 - g) M, and g v at a leaf
+            const A by = b > 1 && total[i] != -INF<A> ? outer[i] : A(0);
+            A* u = w.acc + i * VP;
+            if (by == 0) std::fill(u, u + VP, A(0));
+            else for (int d = 0; d < VP; d += L) store(u + d, load(u + d) * by);
+            if (s < 0) {
+                A* to = inner(U, -1 - s, h, V);
+                std::copy(u, u + V, to);
+                if (!c.save) *inner(g, -1 - s, h, 1) = keep[i];
+            } else {
+                const A own_part = keep[i] * own_mask(m, i0 + i, h);
+                if (own_part != 0) {
+                    const A* v = w.v + (i0 + i) * VP;  // there, where all keys are one tile
+                    A* other = w.dq;
+                    if (b > TILE) leaf(other, c.v, s, h, V), v = other;
+                    for (int d = 0; d < V; d++) u[d] += own_part * v[d];
+                }
+                write(out_row(c.save ? c.U_leaf : c.out, s, h, V), u, (c.save ? c.U_leaf : c.out).dtype, V);
+            }
+        }
+        return part;
+    }
+
+    void finish_up(const Family& m, int h, A part) const {
+        const A* w = weight(m);
+        bool empty = true;
+        for (int j = 0; empty && j < m.size; j++) empty = w[j] == 0;
+        if (empty) part = -INF<A>;
+        *inner(f, m.p, h, 1) = part;
+        const int32_t tree = walk.tree[m.p];
+        if (tree >= 0) ((A*)c.evidence)[tree * (int64_t)H + h] = part * (A)(1 / LOG2E);
+    }
+
+    void up(int p, int h, const Scratch<A>& w) const {
+        const Family m = family(p);
+        const bool whole = m.size <= TILE;
+        if (!whole) sums(m, h, w);
+        A part = 0;
+        for (int i = 0; i < m.size; i += TILE) part += meet(m, h, i, std::min(m.size, i + TILE), w, whole);
+        finish_up(m, h, part);
+    }
+
+    // W and Z of the top of a tree.
+    void begin_down(const Family& m, int h) const {
+        if (walk.tree[m.p] < 0) return;
+        *inner(W, m.p, h, 1) = *inner(f, m.p, h, 1) == -INF<A> ? A(0) : A(1);
+        A* z_ = inner(Z, m.p, h, V);
+        std::fill(z_, z_ + V, A(0));
+    }
+
+    void down(int p, int h, int j0, int j1) const {
+        const Family m = family(p);
+        if (j0 == 0) begin_down(m, h);
+        const A *z_ = inner(Z, p, h, V), by = *inner(W, p, h, 1), *keep = g + index(m, H, h);
+        const int whole = V / LANES<A> * LANES<A>;
+        const bool plain = c.out.dtype == (sizeof(A) == 8 ? DOUBLE : FLOAT);
+        A line[256];
+        for (int j = j0; j < j1; j++) {
+            const int32_t s = m.source[j];
+            if (s >= 0 && !plain) {
+                const Rows& u = c.save ? c.U_leaf : c.out;
+                for (int d = 0; d < V; d += 256) {
+                    const int n = std::min(256, V - d), size = size_of(u.dtype);
+                    read(line, row(u, s, h, V) + d * size, u.dtype, n);
+                    for (int e = 0; e < n; e++) line[e] = z_[d + e] + by * line[e];
+                    write(out_row(c.out, s, h, V) + d * size, line, u.dtype, n);
+                }
+                continue;
+            }
+            const A* u = s < 0 ? inner(U, -1 - s, h, V) : (const A*)row(c.save ? c.U_leaf : c.out, s, h, V);
+            A* to = s < 0 ? inner(Z, -1 - s, h, V) : (A*)out_row(c.out, s, h, V);
+            int d = 0;
+            for (; d < whole; d += LANES<A>) store(to + d, load(z_ + d) + load(u + d) * by);
+            for (; d < V; d++) to[d] = z_[d] + by * u[d];
+            if (s < 0) *inner(W, -1 - s, h, 1) = by * (c.save ? keep[j] : *inner(g, -1 - s, h, 1));
+        }
+    }
+
+    // --- backward ----------------------------------------------------------------------------------
+
+    // G of a family; per member mu = (1 - g) <G, M> and E, the gradient of its W; their part of the parent's.
+    void up_back(int p, int h, const Scratch<A>& w) const {
+        const Family m = family(p);
+        A *sum = inner(G, p, h, V), total = 0;
+        std::fill(sum, sum + V, A(0));
+        A *mu_ = mu + index(m, H, h), *E_ = dW + index(m, H, h);
+        const A* keep = g + index(m, H, h);
+        A *grad = w.g, *u = w.acc, *v = w.v;
+        for (int j = 0; j < m.size; j++) {
+            const int32_t s = m.source[j];
+            A by_u = 0, by_v = 0;
+            if (s < 0) {
+                const A *Gc = inner(G, -1 - s, h, V), *uc = inner(U, -1 - s, h, V);
+                by_u = dot_and_add(Gc, uc, uc, sum, by_v);
+                mu_[j] = by_u;
+                E_[j] = *inner(z_scalar(), -1 - s, h, 1);
+            } else {
+                leaf(grad, c.grad, s, h, V);
+                leaf(u, c.U_leaf, s, h, V);
+                const A mask = own_mask(m, j, h);
+                if (seen(m, j)) leaf(v, c.v, s, h, V);
+                else std::fill(v, v + V, A(0));
+                by_u = dot_and_add(grad, u, v, sum, by_v);
+                E_[j] = by_v * mask;
+                mu_[j] = by_u - keep[j] * E_[j];
+            }
+            total += mu_[j] + keep[j] * E_[j];
+        }
+        *inner(z_scalar(), p, h, 1) = total;
+    }
+    // The gradient of W of families, where df stands later.
+    A* z_scalar() const { return df; }
+    A dot_and_add(const A* G_, const A* u, const A* v, A* sum, A& by_v) const {
+        vec<A> a{}, b{};
+        int d = 0;
+        for (; d + LANES<A> <= V; d += LANES<A>) {
+            const vec<A> x = load(G_ + d);
+            a += x * load(u + d), b += x * load(v + d);
+            store(sum + d, load(sum + d) + x);
+        }
+        A y = SIMD::sum<A>(a), t = SIMD::sum<A>(b);
+        for (; d < V; d++) y += G_[d] * u[d], t += G_[d] * v[d], sum[d] += G_[d];
+        by_v = t;
+        return y;
+    }
+
+    void begin_back(const Family& m, int h) const {
+        const int32_t tree = walk.tree[m.p];
+        if (tree < 0) return;
+        *inner(W, m.p, h, 1) = *inner(f, m.p, h, 1) == -INF<A> ? A(0) : A(1);
+        *inner(df, m.p, h, 1) = c.grad_evidence ? ((const A*)c.grad_evidence)[tree * (int64_t)H + h] : A(0);
+        A* z_ = inner(z, m.p, h, (int)width());
+        std::fill(z_, z_ + width(), A(0));
+    }
+
+    // Queries i0 ... i1 of a family meet all keys again. The gradients of keys and values go to dk, dv of all
+    // members [size + 8], which they share with other queries; those of queries are finished here.
+    void meet_back(const Family& m, int h, int i0, int i1, const Scratch<A>& w, A* dk, A* dv, bool first) const {
+        const int L = LANES<A>, n = i1 - i0, ld = padded<A>(n), b = m.size;
+        A *share = w.lane, *less = share + TILE, *S_ = less + TILE, *dfs = S_ + TILE, *dS = dfs + TILE;
+        const A by = *inner(W, m.p, h, 1), dF = *inner(df, m.p, h, 1);
+        const A *z_ = inner(z, m.p, h, (int)width()), *wt = weight(m);
+        const int64_t at = index(m, H, h) + i0;
+        for (int i = 0; i < n; i++) {
+            const A keep = g[at + i], mu_ = mu[at + i], sib = S[at + i], wi = wt[i0 + i];
+            const A gate = by * keep * ((1 - keep) * dW[at + i] - mu_), f_i = dF * wi;
+            dfs[i] = gate + f_i * keep;
+            dS[i] = f_i * (1 - keep) - gate;
+            share[i] = by * (1 - keep);
+            less[i] = dS[i] - by * mu_;
+            S_[i] = sib == -INF<A> ? INF<A> : sib - bias(m, i0 + i, h) * (A)LOG2E;
+        }
+        for (int i = n; i < ld; i++) share[i] = less[i] = 0, S_[i] = INF<A>;
+        queries(m, h, i0, i1, w.q, nullptr);
+        transpose(w.qt, ld, w.q, EP, n, E);
+        for (int i = 0; i < n; i++) {
+            const int32_t s = m.source[i0 + i];
+            if (s < 0) std::copy(inner(G, -1 - s, h, V), inner(G, -1 - s, h, V) + V, w.g + i * VP);
+            else leaf(w.g + i * VP, c.grad, s, h, V);
+            for (int d = V; d < VP; d++) w.g[i * VP + d] = 0;
+        }
+        transpose(w.gt, ld, w.g, VP, n, V);
+        for (int j0 = 0; j0 < b; j0 += TILE) {
+            const int j1 = std::min(b, j0 + TILE), nk = j1 - j0;
+            keys(m, h, j0, j1, w.k, nullptr);
+            values(m, h, j0, j1, w.v, nullptr);
+            logits(m, w, i0, i1, j0, j1, ld, nullptr);
+            all_dots(w.x, w.gt, w.v, ld, nk, VP, V);
+            if (c.dropout > 0) masks(m, h, i0, i1, j0, j1, w.drop, ld);
+            for (int i = 0; i < ld; i += L) {
+                const vec<A> S_i = load(S_ + i), by_x = load(share + i), by_p = load(less + i);
+                for (int j = 0; j < nk; j++) {
+                    const int64_t e = j * ld + i;
+                    const vec<A> p = exp2(load(w.s + e) - S_i);
+                    vec<A> part = by_x;
+                    if (c.dropout > 0) part *= load(w.drop + e);
+                    const vec<A> ds = p * (part * load(w.x + e) + by_p);
+                    store(w.s + e, p * part);
+                    store(w.x + e, ds);
+                }
+            }
+            // A leaf's own logit, and its own value.
+            for (int j = std::max(i0, j0); j < std::min(i1, j1); j++)
+                w.x[(j - j0) * ld + j - i0] = m.source[j] >= 0 && c.self_loop && seen(m, j) ? dfs[j - i0] : A(0);
+            all_combine(dv + (int64_t)j0 * VP, nk, w.s, ld, 1, n, w.g, VP, !first);
+            all_combine(dk + (int64_t)j0 * EP, nk, w.x, ld, 1, n, w.q, EP, !first);
+            all_combine(w.dq, n, w.x, 1, ld, nk, w.k, EP, j0 > 0);
+        }
+        for (int i = 0; i < n; i++) {
+            const int j = i0 + i;
+            const int32_t s = m.source[j];
+            A* d = w.dq + i * EP;
+            const A t = temperature(m, j, h), by_q = t * (A)c.scale;
+            if (c.d_temperature) {  // <dq, q> before temperature, which q has in it
+                ((A*)c.d_temperature)[id(m, j) * H + h] = raw_dot(m, j, h, d, w);
+            }
+            if (c.d_bias) ((A*)c.d_bias)[id(m, j) * H + h] = S_[i] == INF<A> ? A(0) : dS[i];
+            for (int e = 0; e < P; e++) ((A*)c.d_pos_q)[(id(m, j) * H + h) * P + e] = t * d[D + e];
+            for (int e = 0; e < D; e++) d[e] = d[e] * by_q + wt[j] * z_[e];
+            give(m, j, h, s, c.dq, 0, d, D);
+            if (s < 0) {
+                *inner(W, -1 - s, h, 1) = by * g[at + i];
+                *inner(df, -1 - s, h, 1) = dfs[i];
+            }
+        }
+    }
+    A raw_dot(const Family& m, int j, int h, const A* d, const Scratch<A>& w) const {
+        A* y = w.acc;  // free meanwhile
+        rows(m, h, c.q, 0, D, j, j + 1, y, std::max(D, 1), nullptr);
+        A sum = 0;
+        for (int e = 0; e < D; e++) sum += d[e] * y[e];
+        sum *= (A)c.scale;
+        for (int e = 0; e < P; e++) sum += d[D + e] * ((const A*)c.pos_q)[(id(m, j) * H + h) * P + e];
+        return sum;
+    }
+    // A finished gradient of a member, to the leaf's row or to z of the family below. Padding gets none.
+    void give(const Family& m, int j, int h, int32_t s, const Rows& to, int at, A* x, int n) const {
+        if (s < 0) {
+            std::copy(x, x + n, inner(z, -1 - s, h, (int)width()) + at);
+        } else {
+            if (!seen(m, j)) std::fill(x, x + n, A(0));
+            write(out_row(to, s, h, n), x, to.dtype, n);
+        }
+    }
+    // Gradients of keys and values of members j0 ... j1, of which `parts` sums stand `apart` numbers from each other.
+    void finish_back(const Family& m, int h, int j0, int j1, const Scratch<A>& w, A* dk, A* dv, int parts, int64_t apart) const {
+        const A *z_ = inner(z, m.p, h, (int)width()), by = *inner(W, m.p, h, 1), *wt = weight(m);
+        const A* keep = g + index(m, H, h);
+        for (int j = j0; j < j1; j++) {
+            const int32_t s = m.source[j];
+            A *k = dk + (int64_t)j * EP, *v = dv + (int64_t)j * VP;
+            for (int part = 1; part < parts; part++) {
+                for (int e = 0; e < E; e++) k[e] += k[part * apart + e];
+                for (int e = 0; e < V; e++) v[e] += v[part * apart + e];
+            }
+            // q has log2(e) in it
+            for (int e = 0; e < P; e++) ((A*)c.d_pos_k)[(id(m, j) * H + h) * P + e] = k[D + e] * (A)(1 / LOG2E);
+            for (int e = 0; e < D; e++) k[e] = k[e] * (A)(1 / LOG2E) + wt[j] * z_[D + e];
+            for (int e = 0; e < V; e++) v[e] += wt[j] * z_[2 * D + e];
+            if (s >= 0) {
+                const A own = by * keep[j] * own_mask(m, j, h);
+                if (own != 0) {
+                    leaf(w.acc, c.grad, s, h, V);
+                    for (int e = 0; e < V; e++) v[e] += own * w.acc[e];
+                }
+            }
+            give(m, j, h, s, c.dk, D, k, D);
+            give(m, j, h, s, c.dv, 2 * D, v, V);
+        }
+    }
+    // Room for gradients of keys and values of a family.
+    int64_t room(int size) const { return (int64_t)(size + 8) * (EP + VP); }
+
+    void down_back(int p, int h, const Scratch<A>& w, A* memory) const {
+        const Family m = family(p);
+        begin_back(m, h);
+        A *dk = memory, *dv = memory + (int64_t)(m.size + 8) * EP;
+        for (int i = 0; i < m.size; i += TILE) meet_back(m, h, i, std::min(m.size, i + TILE), w, dk, dv, i == 0);
+        finish_back(m, h, 0, m.size, w, dk, dv, 1, 0);
+    }
+
+    // --- both ways through the tree ----------------------------------------------------------------
+
+    bool many(int p) const { return walk.size[p] >= MANY; }
+    int slot() const { return std::min(c.widest, TILE); }
+
+    // Calls small(first, last, head, end) for runs of families above the tasks and large(p) for those that threads
+    // share, children first or, backwards, parents first.
+    template <class Small, class Large> void above(Team& team, int member, bool upwards, const Small& small, const Large& large) const {
+        const int32_t* top = walk.tasks + 2 * c.tasks;
+        const int h0 = H * member / team.size, h1 = H * (member + 1) / team.size;
+        for (int i = 0; i < c.tops;) {
+            auto at = [&](int n) { return top[upwards ? n : c.tops - 1 - n]; };
+            if (many(at(i))) {
+                large(at(i++));
+            } else {
+                for (; i < c.tops && !many(at(i)); i++)
+                    for (int h = h0; h < h1; h++) small(at(i), h);
+            }
+            team.wait();
+        }
+    }
+    template <class Each> void below(Team& team, bool upwards, const Each& each) const {
+        // Few tasks are shared by heads too.
+        const int cut = c.tasks >= 2 * team.size ? 1 : std::min(H, team.size);
+        for (int64_t n; (n = team.next()) < (int64_t)c.tasks * cut;) {
+            const int task = (int)(n / cut), part = (int)(n % cut), h0 = H * part / cut, h1 = H * (part + 1) / cut;
+            const int p0 = walk.tasks[2 * task], p1 = walk.tasks[2 * task + 1];
+            for (int p = 0; p < p1 - p0; p++)
+                for (int h = h0; h < h1; h++) each(upwards ? p0 + p : p1 - 1 - p, h);
+        }
+    }
+
+    void forward(Team& team, int member) const {
+        const Scratch<A> w(slot(), EP, VP, false);
+        below(team, true, [&](int p, int h) { up(p, h, w); });
+        team.wait();
+        above(team, member, true, [&](int p, int h) { up(p, h, w); }, [&](int p) {
+            const Family m = family(p);
+            const int tiles = (m.size + TILE - 1) / TILE;
+            for (int h = member; h < H; h += team.size) sums(m, h, w);
+            team.wait();
+            for (int n = member; n < H * tiles; n += team.size) {
+                const int i = n / H * TILE, h = n % H;
+                ((A*)c.parts)[n] = meet(m, h, i, std::min(m.size, i + TILE), w, false);
+            }
+            team.wait();
+            for (int h = member; h < H; h += team.size) {
+                A part = 0;
+                for (int t = 0; t < tiles; t++) part += ((A*)c.parts)[t * H + h];
+                finish_up(m, h, part);
+            }
+        });
+        team.wait();
+        above(team, member, false, [&](int p, int h) { down(p, h, 0, walk.size[p]); }, [&](int p) {
+            for (int h = member; h < H; h += team.size) begin_down(family(p), h);
+            team.wait();
+            const int64_t size = walk.size[p];
+            const int j0 = (int)(size * member / team.size), j1 = (int)(size * (member + 1) / team.size);
+            for (int h = 0; h < H; h++) down(p, h, j0, j1);
+        });
+        team.wait();
+        below(team, false, [&](int p, int h) { down(p, h, 0, walk.size[p]); });
+    }
+
+    void backward(Team& team, int member) const {
+        const Scratch<A> w(slot(), EP, VP, true);
+        below(team, true, [&](int p, int h) { up_back(p, h, w); });
+        team.wait();
+        above(team, member, true, [&](int p, int h) { up_back(p, h, w); }, [&](int p) {
+            for (int h = member; h < H; h += team.size) up_back(p, h, w);
+        });
+        team.wait();
+        std::vector<A> memory;
+        auto small = [&](int p, int h) {
+            if ((int64_t)memory.size() < room(walk.size[p])) memory.resize(room(walk.size[p]));
+            down_back(p, h, w, memory.data());
+        };
+        above(team, member, false, small, [&](int p) {
+            // Members share a head where there are more of them; each part sums up gradients of its own.
+            const Family m = family(p);
+            const int parts = (team.size + H - 1) / H, tiles = (m.size + TILE - 1) / TILE;
+            A* shared = (A*)c.parts;
+            for (int h = member; h < H; h += team.size) begin_back(m, h);
+            team.wait();
+            for (int n = member; n < H * parts; n += team.size) {
+                const int h = n % H, part = n / H, t0 = tiles * part / parts, t1 = tiles * (part + 1) / parts;
+                A *dk = shared + n * room(m.size), *dv = dk + (int64_t)(m.size + 8) * EP;
+                if (t0 == t1) std::fill(dk, dk + room(m.size), A(0));
+                for (int t = t0; t < t1; t++) meet_back(m, h, t * TILE, std::min(m.size, (t + 1) * TILE), w, dk, dv, t == t0);
+            }
+            team.wait();
+            const int64_t size = m.size;
+            const int j0 = (int)(size * member / team.size), j1 = (int)(size * (member + 1) / team.size);
+            for (int h = 0; h < H; h++) {
+                A *dk = shared + h * room(m.size), *dv = dk + (int64_t)(m.size + 8) * EP;
+                finish_back(m, h, j0, j1, w, dk, dv, parts, H * room(m.size));
+            }
+        });
+        team.wait();
+        below(team, false, small);
+    }
+};
+
+}  // namespace SIMD
