@@ -66,6 +66,37 @@ template <class A> static void all_dots(A* s, const A* q, const A* k, int ld, in
     }
 }
 
+// The same for W queries, fewer than a vector, of which several heads stand beside each other.
+template <class A, int W, int NK> INLINE void narrow_dots(A* s, const A* q, const A* k, int ld, int wide, int E) {
+    typedef typename Narrow<A, W>::vec small;
+    small acc[2][NK] = {};
+    int e = 0;
+    auto add = [&](int u, int at) {
+        small x;
+        memcpy(&x, q + at * ld, sizeof x);
+        for (int j = 0; j < NK; j++) acc[u][j] += x * k[j * wide + at];
+    };
+    for (; e + 2 <= E; e += 2) add(0, e), add(1, e + 1);
+    if (e < E) add(0, e);
+    for (int j = 0; j < NK; j++) {
+        acc[0][j] += acc[1][j];
+        memcpy(s + j * ld, &acc[0][j], sizeof acc[0][j]);
+    }
+}
+
+// How many lanes the queries of a family of b have, if heads share vectors; else whole vectors.
+template <class A> INLINE int lanes(int b) {
+    return b <= 4 && LANES<A> >= 8 ? 4 : b <= 8 && LANES<A> >= 16 ? 8 : padded<A>(b);
+}
+
+template <class A> static void head_dots(A* s, const A* q, const A* k, int ld, int group, int n, int wide, int E) {
+    if (group >= LANES<A>) return all_dots(s, q, k, ld, n, wide, E);
+    if constexpr (LANES<A> >= 8)
+        if (group == 4) return n > 2 ? narrow_dots<A, 4, 4>(s, q, k, ld, wide, E) : narrow_dots<A, 4, 2>(s, q, k, ld, wide, E);
+    if constexpr (LANES<A> >= 16)
+        for (int j = 0; j < n; j += 4) narrow_dots<A, 8, 4>(s + j * ld, q, k + j * wide, ld, wide, E);
+}
+
 // y[r][:] (+)= sum_t a[r * by_row + t * by_term] x[t][:], rows of `wide` numbers, a whole number of vectors.
 template <class A, int NR, int NV>
 INLINE void combine(A* y, const A* a, int by_row, int by_term, int terms, const A* x, int wide, bool more) {
@@ -108,8 +139,8 @@ template <class A> struct Scratch {
     A *q, *k, *v, *qt, *s, *g, *gt, *x, *acc, *dq, *drop, *lane;
     static constexpr int VECTORS = 16;  // of TILE lanes, at `lane`
 
-    Scratch(int keys, int E, int V, bool backward) {
-        const int rows = keys + 8, ld = padded<A>(keys), wide = std::max(E, V);
+    Scratch(int keys, int E, int V) {
+        const int rows = std::max(keys + 8, 3 * LANES<A>), ld = padded<A>(keys), wide = std::max(E, V);  // see Heads
         size_t sizes[] = {(size_t)rows * E, (size_t)rows * E, (size_t)rows * V, (size_t)ld * E, (size_t)rows * ld,
                           (size_t)rows * V, (size_t)ld * V, (size_t)rows * ld, (size_t)rows * V, (size_t)rows * wide,
                           (size_t)rows * ld, (size_t)VECTORS * TILE * 2};
@@ -120,7 +151,6 @@ template <class A> struct Scratch {
         if (memory.size() < total) memory.assign(total, A(0));
         A* at = (A*)(((uintptr_t)memory.data() + 63) / 64 * 64);
         for (int i = 0; i < 12; i++) *parts[i] = at, at += (sizes[i] + 31) / 32 * 32;
-        (void)backward;
     }
 };
 
@@ -163,29 +193,43 @@ template <class A> struct Attention {
     bool seen(const Family& m, int j) const { return !c.masses || log_mass(m)[j] != -INF<A>; }
 
     // Rows j0 ... j1 of what `x` holds at leaves and means at inner members, `n` channels at `at` of a mean, padded
-    // with zeros to `wide`; adds up the family's mean where there is one. Padding may hold anything: it reads as 0.
+    // with zeros to `wide`; adds them up to the family's mean where there is one. Padding may hold anything: it reads
+    // as 0.
     void rows(const Family& m, int h, const Rows& x, int at, int n, int j0, int j1, A* y, int wide, A* sum) const {
-        const A* w = weight(m);
-        const int whole = n / LANES<A> * LANES<A>;
-        for (int j = j0; j < j1; j++, y += wide) {
-            const int32_t s = m.source[j];
+        const A *w = weight(m) + j0, *from[TILE];
+        const bool same = x.dtype == (sizeof(A) == 8 ? DOUBLE : FLOAT);
+        const int count = j1 - j0;
+        for (int j = 0; j < count; j++) {
+            const int32_t s = m.source[j0 + j];
             if (s < 0) {
-                const A* from = mean(-1 - s, h) + at;
-                int d = 0;
-                for (; d < whole; d += LANES<A>) store(y + d, load(from + d));
-                for (; d < n; d++) y[d] = from[d];
-            } else if (!seen(m, j)) {
-                for (int d = 0; d < n; d++) y[d] = 0;
+                from[j] = mean(-1 - s, h) + at;
+            } else if (!seen(m, j0 + j)) {
+                from[j] = y + j * wide;
+                std::fill(y + j * wide, y + j * wide + n, A(0));
+            } else if (same) {
+                from[j] = (const A*)row(x, s, h, n);
             } else {
-                leaf(y, x, s, h, n);
-            }
-            for (int d = n; d < wide; d++) y[d] = 0;
-            if (sum) {
-                int d = 0;
-                for (; d < whole; d += LANES<A>) store(sum + d, load(sum + d) + load(y + d) * w[j]);
-                for (; d < n; d++) sum[d] += w[j] * y[d];
+                from[j] = y + j * wide;
+                read(y + j * wide, row(x, s, h, n), x.dtype, n);
             }
         }
+        int d = 0;
+        for (; d + LANES<A> <= n; d += LANES<A>) {
+            vec<A> total = sum ? load(sum + d) : vec<A>{};
+            for (int j = 0; j < count; j++) {
+                const vec<A> z_ = load(from[j] + d);
+                store(y + j * wide + d, z_);
+                total += z_ * w[j];
+            }
+            if (sum) store(sum + d, total);
+        }
+        for (; d < n; d++)
+            for (int j = 0; j < count; j++) {
+                const A z_ = y[j * wide + d] = from[j][d];
+                if (sum) sum[d] += z_ * w[j];
+            }
+        for (; d < wide; d++)
+            for (int j = 0; j < count; j++) y[j * wide + d] = 0;
     }
     INLINE void convert(A* y, const char* from, int dtype, int n) {
         if (dtype == (sizeof(A) == 8 ? DOUBLE : FLOAT)) {
@@ -199,53 +243,65 @@ template <class A> struct Attention {
     }
     void leaf(A* y, const Rows& x, int64_t row_, int h, int n) const { convert(y, row(x, row_, h, n), x.dtype, n); }
 
-    // Queries, times temperature and scale, or keys, of members j0 ... j1, with their positions behind the channels.
-    void positions(const Family& m, int h, const void* pos, int j0, int j1, A* y, int wide, bool query) const {
-        for (int j = j0; j < j1; j++, y += wide) {
-            if (query) {
-                const A t = temperature(m, j, h), by = t * scale;
-                int d = 0;
-                for (; d + LANES<A> <= D; d += LANES<A>) store(y + d, load(y + d) * by);
-                for (; d < D; d++) y[d] *= by;
-                for (int e = 0; e < P; e++) y[D + e] = t * (A)LOG2E * ((const A*)pos)[(id(m, j) * H + h) * P + e];
-            } else {
-                for (int e = 0; e < P; e++) y[D + e] = ((const A*)pos)[(id(m, j) * H + h) * P + e];
-            }
-        }
-    }
+    // Rows of queries have temperature and scale in them where there are temperatures or positions, which stand
+    // behind the channels; elsewhere the logits are scaled.
+    bool scaled() const { return P || c.temperature; }
     void queries(const Family& m, int h, int j0, int j1, A* y, A* sum) const {
         rows(m, h, c.q, 0, D, j0, j1, y, EP, sum);
-        positions(m, h, c.pos_q, j0, j1, y, EP, true);
+        if (!scaled()) return;
+        for (int j = j0; j < j1; j++, y += EP) {
+            const A t = temperature(m, j, h), by = t * scale;
+            for (int d = 0; d < D; d++) y[d] *= by;
+            for (int e = 0; e < P; e++) y[D + e] = t * (A)LOG2E * ((const A*)c.pos_q)[(id(m, j) * H + h) * P + e];
+        }
     }
     void keys(const Family& m, int h, int j0, int j1, A* y, A* sum) const {
         rows(m, h, c.k, D, D, j0, j1, y, EP, sum);
-        if (P) positions(m, h, c.pos_k, j0, j1, y, EP, false);
+        for (int j = j0; P && j < j1; j++, y += EP)
+            for (int e = 0; e < P; e++) y[D + e] = ((const A*)c.pos_k)[(id(m, j) * H + h) * P + e];
     }
     void values(const Family& m, int h, int j0, int j1, A* y, A* sum) const {
         rows(m, h, c.v, 2 * D, V, j0, j1, y, VP, sum);
     }
 
-    void masks(const Family& m, int h, int i0, int i1, int j0, int j1, A* drop, int ld) const {
-        for (int j = j0; j < j1; j++)
-            for (int i = i0; i < i1; i++)
-                drop[(j - j0) * ld + i - i0] = philox_keeps(c.seed, j, m.first + i, h, c.dropout) ? kept : A(0);
-    }
     A own_mask(const Family& m, int j, int h) const {
         return c.dropout > 0 && !philox_keeps(c.seed, -1, m.first + j, h, c.dropout) ? A(0) : c.dropout > 0 ? kept : A(1);
     }
 
-    // Logits of a tile; those of members with themselves become `own` and -inf.
-    void logits(const Family& m, const Scratch<A>& w, int i0, int i1, int j0, int j1, int ld, A* own) const {
-        all_dots(w.s, w.qt, w.k, ld, j1 - j0, EP, E);
-        const A* lm = log_mass(m);
-        for (int j = j0; j < j1; j++) {
-            A* s = w.s + (j - j0) * ld;
-            for (int i = 0; i < ld; i += LANES<A>) store(s + i, load(s + i) + lm[j]);
-            if (j >= i0 && j < i1) {
-                if (own) own[j - i0] = s[j - i0];
-                s[j - i0] = -INF<A>;
-            }
+    // Heads that share the vectors of a tile: `count` from `first`, the queries of each in `group` lanes and its rows
+    // `apart` from those of the one before.
+    struct Heads {
+        int first, count, group, ld, apart;
+        Heads(int first, int end, int b) : first(first), group(lanes<A>(std::min(b, TILE))) {
+            count = group < LANES<A> ? std::min(end - first, LANES<A> / group) : 1;
+            ld = padded<A>(group * count);
+            apart = group + 8;
         }
+    };
+
+    // Logits of a tile; those of members with themselves become `own` and -inf.
+    void logits(const Family& m, const Heads& hs, const Scratch<A>& w, int i0, int i1, int j0, int j1, A* own) const {
+        const A* lm = log_mass(m);
+        for (int n = 0; n < hs.count; n++)
+            head_dots(w.s + n * hs.group, w.qt + n * hs.group, w.k + n * hs.apart * EP, hs.ld, hs.group, j1 - j0, EP, E);
+        const A by = scaled() ? A(1) : scale;
+        for (int j = j0; j < j1; j++) {
+            A* s = w.s + (j - j0) * hs.ld;
+            for (int i = 0; i < hs.ld; i += LANES<A>) store(s + i, load(s + i) * by + lm[j]);
+            if (j >= i0 && j < i1)
+                for (int n = 0; n < hs.count; n++) {
+                    A& self = s[n * hs.group + j - i0];
+                    if (own) own[n * hs.group + j - i0] = self;
+                    self = -INF<A>;
+                }
+        }
+    }
+    void masks(const Family& m, const Heads& hs, int i0, int i1, int j0, int j1, A* drop) const {
+        for (int n = 0; n < hs.count; n++)
+            for (int j = j0; j < j1; j++)
+                for (int i = i0; i < i1; i++)
+                    drop[(j - j0) * hs.ld + n * hs.group + i - i0] =
+                        philox_keeps(c.seed, j, m.first + i, hs.first + n, c.dropout) ? kept : A(0);
     }
 
     // --- forward -----------------------------------------------------------------------------------
@@ -254,34 +310,39 @@ template <class A> struct Attention {
     void sums(const Family& m, int h, const Scratch<A>& w) const {
         A* sum = mean(m.p, h);
         std::fill(sum, sum + width(), A(0));
-        for (int j = 0; j < m.size; j++) {
-            rows(m, h, c.q, 0, D, j, j + 1, w.q, EP, sum);
-            rows(m, h, c.k, D, D, j, j + 1, w.k, EP, sum + D);
-            rows(m, h, c.v, 2 * D, V, j, j + 1, w.v, VP, sum + 2 * D);
+        for (int j = 0; j < m.size; j += TILE) {
+            const int end = std::min(m.size, j + TILE);
+            rows(m, h, c.q, 0, D, j, end, w.q, EP, sum);
+            rows(m, h, c.k, D, D, j, end, w.k, EP, sum + D);
+            rows(m, h, c.v, 2 * D, V, j, end, w.v, VP, sum + 2 * D);
         }
     }
 
-    // Queries i0 ... i1 of a family meet all keys; returns their part of the family's f.
-    A meet(const Family& m, int h, int i0, int i1, const Scratch<A>& w, bool whole) const {
-        const int L = LANES<A>, n = i1 - i0, ld = padded<A>(n), b = m.size;
+    // Queries i0 ... i1 of a family meet all keys; `part` [heads] is their part of the family's f. With `whole` these
+    // are all members, and their means are taken on the way.
+    void meet(const Family& m, const Heads& hs, int i0, int i1, const Scratch<A>& w, bool whole, A* part) const {
+        const int L = LANES<A>, n = i1 - i0, ld = hs.ld, b = m.size;
         A *own = w.lane, *top = own + TILE, *total = top + TILE, *inside = total + TILE, *keep = inside + TILE, *fix = keep + TILE;
-        A* sum = whole ? mean(m.p, h) : nullptr;
-        if (whole) std::fill(sum, sum + width(), A(0));
-        queries(m, h, i0, i1, w.q, sum);
-        if (whole && b == 1) {  // nobody to meet
-            keys(m, h, 0, 1, w.k, sum + D);
-            values(m, h, 0, 1, w.v, sum + 2 * D);
+        auto fetch = [&](int j0, int j1) {
+            for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
+                A* sum = whole ? mean(m.p, h) : nullptr;
+                keys(m, h, j0, j1, w.k + a * hs.apart * EP, whole ? sum + D : nullptr);
+                values(m, h, j0, j1, w.v + a * hs.apart * VP, whole ? sum + 2 * D : nullptr);
+            }
+        };
+        for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
+            A *sum = whole ? mean(m.p, h) : nullptr, *q = w.q + a * hs.apart * EP;
+            if (whole) std::fill(sum, sum + width(), A(0));
+            queries(m, h, i0, i1, q, sum);
+            transpose(w.qt + a * hs.group, ld, q, EP, n, E);
         }
-        transpose(w.qt, ld, w.q, EP, n, E);
-        for (int i = 0; i < ld; i++) top[i] = -INF<A>, total[i] = 0;
+        for (int i = 0; i < ld; i += L) store(top + i, splat(-INF<A>)), store(total + i, vec<A>{});
         for (int j0 = 0; j0 < b; j0 += TILE) {
             const int j1 = std::min(b, j0 + TILE);
-            if (!(whole && b == 1)) {
-                keys(m, h, j0, j1, w.k, whole ? sum + D : nullptr);
-                values(m, h, j0, j1, w.v, whole ? sum + 2 * D : nullptr);
-            }
-            logits(m, w, i0, i1, j0, j1, ld, own);
-            if (c.dropout > 0) masks(m, h, i0, i1, j0, j1, w.drop, ld);
+            fetch(j0, j1);
+            logits(m, hs, w, i0, i1, j0, j1, own);
+            if (b == 1) break;
+            if (c.dropout > 0) masks(m, hs, i0, i1, j0, j1, w.drop);
             for (int i = 0; i < ld; i += L) {
                 const vec<A> before = load(top + i);
                 vec<A> high = before, l{};
@@ -304,58 +365,71 @@ template <class A> struct Attention {
             if (j0)
                 for (int i = 0; i < n; i++)
                     for (int d = 0; d < VP; d += L) store(w.acc + i * VP + d, load(w.acc + i * VP + d) * fix[i]);
-            if (b > 1) all_combine(w.acc, n, w.s, 1, ld, j1 - j0, w.v, VP, j0 > 0);
+            for (int a = 0; a < hs.count; a++)
+                all_combine(w.acc + a * hs.apart * VP, n, w.s + a * hs.group, 1, ld, j1 - j0, w.v + a * hs.apart * VP, VP, j0 > 0);
         }
         // In each lane: S, f, g = sigmoid(f - S) and Z = logaddexp(f, S).
-        for (int i = 0; i < n; i++) {
-            const int32_t s = m.source[i0 + i];
-            inside[i] = s < 0 ? *inner(f, -1 - s, h, 1) : c.self_loop && seen(m, i0 + i) ? own[i] : -INF<A>;
-            if (c.bias) keep[i] = bias(m, i0 + i, h) * (A)LOG2E;
-        }
-        A part = 0;
-        const A* share = weight(m) + i0;
+        for (int a = 0, h = hs.first; a < hs.count; a++, h++)
+            for (int i = 0; i < n; i++) {
+                const int32_t s = m.source[i0 + i];
+                const int at = a * hs.group + i;
+                inside[at] = s < 0 ? *inner(f, -1 - s, h, 1) : c.self_loop && seen(m, i0 + i) ? own[at] : -INF<A>;
+                if (c.bias) keep[at] = bias(m, i0 + i, h) * (A)LOG2E;
+            }
         A *outer = fix, *both = own;
         for (int i = 0; i < ld; i += L) {
-            vec<A> sib = load(top + i) + log2<A>(load(total + i)), in = load(inside + i);
-            sib = load(total + i) == A(0) ? splat(-INF<A>) : sib;
+            const vec<A> l = load(total + i), in = load(inside + i);
+            vec<A> sib = load(top + i) + log2<A>(l);  // -inf where l is 0
             if (c.bias) sib += load(keep + i);
             const vec<A> high = larger<A>(in, sib), low = in > sib ? sib : in;
-            const vec<A> apart = low == -INF<A> ? splat(-INF<A>) : low - high, t = exp2(apart);
-            vec<A> z_ = high + log2<A>(t + A(1)), part_in = (in > sib ? splat(A(1)) : t) / (t + A(1));
-            part_in = in == -INF<A> ? vec<A>{} : part_in;
-            store(keep + i, part_in);
-            store(outer + i, (sib == sib ? splat(A(1)) - part_in : sib) / load(total + i));
-            store(both + i, z_);
+            const vec<A> t = exp2(low == -INF<A> ? splat(-INF<A>) : low - high);
+            vec<A> g_ = (in > sib ? splat(A(1)) : t) / (t + A(1));
+            g_ = in == -INF<A> ? vec<A>{} : g_;
+            store(keep + i, g_);
+            const vec<A> out_ = (sib == sib ? splat(A(1)) - g_ : sib) / l;
+            store(outer + i, l == A(0) ? vec<A>{} : out_);
+            store(both + i, high + log2<A>(t + A(1)));
             store(total + i, sib);
         }
-        if (c.save) {
-            std::copy(total, total + n, S + index(m, H, h) + i0);
-            std::copy(keep, keep + n, g + index(m, H, h) + i0);
-        }
-        for (int i = 0; i < n; i++) {
-            const int32_t s = m.source[i0 + i];
-            if (share[i] != 0) part += share[i] * both[i];
-            // U = (1 - g) M, and g v at a leaf
-            const A by = b > 1 && total[i] != -INF<A> ? outer[i] : A(0);
-            A* u = w.acc + i * VP;
-            if (by == 0) std::fill(u, u + VP, A(0));
-            else for (int d = 0; d < VP; d += L) store(u + d, load(u + d) * by);
-            if (s < 0) {
-                A* to = inner(U, -1 - s, h, V);
-                std::copy(u, u + V, to);
-                if (!c.save) *inner(g, -1 - s, h, 1) = keep[i];
-            } else {
-                const A own_part = keep[i] * own_mask(m, i0 + i, h);
-                if (own_part != 0) {
-                    const A* v = w.v + (i0 + i) * VP;  // there, where all keys are one tile
-                    A* other = w.dq;
-                    if (b > TILE) leaf(other, c.v, s, h, V), v = other;
-                    for (int d = 0; d < V; d++) u[d] += own_part * v[d];
+        const A* share = weight(m) + i0;
+        for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
+            const int at = a * hs.group;
+            if (c.save) {
+                std::copy(total + at, total + at + n, S + index(m, H, h) + i0);
+                std::copy(keep + at, keep + at + n, g + index(m, H, h) + i0);
+            }
+            part[a] = 0;
+            for (int i = 0; i < n; i++) {
+                if (share[i] != 0) part[a] += share[i] * both[at + i];
+                // U = (1 - g) M, and g v at a leaf
+                const int32_t s = m.source[i0 + i];
+                const A by = outer[at + i];
+                A* M = w.acc + (a * hs.apart + i) * VP;
+                if (s < 0) {
+                    A* to = inner(U, -1 - s, h, V);
+                    weigh(to, M, by, M, A(0));
+                    if (!c.save) *inner(g, -1 - s, h, 1) = keep[at + i];
+                    continue;
                 }
-                write(out_row(c.save ? c.U_leaf : c.out, s, h, V), u, (c.save ? c.U_leaf : c.out).dtype, V);
+                const A own_part = keep[at + i] * own_mask(m, i0 + i, h);
+                const A* v = w.v + (a * hs.apart + i0 + i) * VP;  // there, where all keys are one tile
+                if (b > TILE && own_part != 0) leaf(w.dq, c.v, s, h, V), v = w.dq;
+                const Rows& to = c.save ? c.U_leaf : c.out;
+                A* direct = (A*)out_row(to, s, h, V);
+                const bool same = to.dtype == (sizeof(A) == 8 ? DOUBLE : FLOAT);
+                weigh(same ? direct : M, M, by, v, own_part);
+                if (!same) write(out_row(to, s, h, V), M, to.dtype, V);
             }
         }
-        return part;
+    }
+    // y = a x + b z, where a factor of 0 hides what may not be there.
+    void weigh(A* y, const A* x, A a, const A* z_, A b) const {
+        if (a == 0) x = z_, a = b, b = 0;
+        if (a == 0) return std::fill(y, y + V, A(0)), void();
+        if (b == 0) z_ = x;
+        int d = 0;
+        for (; d + LANES<A> <= V; d += LANES<A>) store(y + d, load(x + d) * a + load(z_ + d) * b);
+        for (; d < V; d++) y[d] = a * x[d] + b * z_[d];
     }
 
     void finish_up(const Family& m, int h, A part) const {
@@ -368,13 +442,19 @@ template <class A> struct Attention {
         if (tree >= 0) ((A*)c.evidence)[tree * (int64_t)H + h] = part * (A)(1 / LOG2E);
     }
 
-    void up(int p, int h, const Scratch<A>& w) const {
+    void up(int p, int h0, int h1, const Scratch<A>& w) const {
         const Family m = family(p);
         const bool whole = m.size <= TILE;
-        if (!whole) sums(m, h, w);
-        A part = 0;
-        for (int i = 0; i < m.size; i += TILE) part += meet(m, h, i, std::min(m.size, i + TILE), w, whole);
-        finish_up(m, h, part);
+        for (int h = h0; h < h1;) {
+            const Heads hs(h, h1, m.size);
+            A part[LANES<A>], sum[LANES<A>] = {};
+            if (!whole) sums(m, h, w);
+            for (int i = 0; i < m.size; i += TILE) {
+                meet(m, hs, i, std::min(m.size, i + TILE), w, whole, part);
+                for (int a = 0; a < hs.count; a++) sum[a] += part[a];
+            }
+            for (int a = 0; a < hs.count; a++) finish_up(m, h++, sum[a]);
+        }
     }
 
     // W and Z of the top of a tree.
@@ -470,40 +550,47 @@ template <class A> struct Attention {
         std::fill(z_, z_ + width(), A(0));
     }
 
-    // Queries i0 ... i1 of a family meet all keys again. The gradients of keys and values go to dk, dv of all
-    // members [size + 8], which they share with other queries; those of queries are finished here.
-    void meet_back(const Family& m, int h, int i0, int i1, const Scratch<A>& w, A* dk, A* dv, bool first) const {
-        const int L = LANES<A>, n = i1 - i0, ld = padded<A>(n), b = m.size;
+    // Queries i0 ... i1 of a family meet all keys again. The gradients of keys and values go to dk and dv of all
+    // members (`dk`, `dv` of a head `next` numbers behind those of the one before), which they share with other
+    // queries; those of queries are finished here.
+    void meet_back(const Family& m, const Heads& hs, int i0, int i1, const Scratch<A>& w, A* dk, A* dv, int64_t next, bool first) const {
+        const int L = LANES<A>, n = i1 - i0, ld = hs.ld, b = m.size;
         A *share = w.lane, *less = share + TILE, *S_ = less + TILE, *dfs = S_ + TILE, *dS = dfs + TILE;
-        const A by = *inner(W, m.p, h, 1), dF = *inner(df, m.p, h, 1);
-        const A *z_ = inner(z, m.p, h, (int)width()), *wt = weight(m);
-        const int64_t at = index(m, H, h) + i0;
-        for (int i = 0; i < n; i++) {
-            const A keep = g[at + i], mu_ = mu[at + i], sib = S[at + i], wi = wt[i0 + i];
-            const A gate = by * keep * ((1 - keep) * dW[at + i] - mu_), f_i = dF * wi;
-            dfs[i] = gate + f_i * keep;
-            dS[i] = f_i * (1 - keep) - gate;
-            share[i] = by * (1 - keep);
-            less[i] = dS[i] - by * mu_;
-            S_[i] = sib == -INF<A> ? INF<A> : sib - bias(m, i0 + i, h) * (A)LOG2E;
+        const A* wt = weight(m);
+        for (int i = 0; i < ld; i += L) store(share + i, vec<A>{}), store(less + i, vec<A>{}), store(S_ + i, splat(INF<A>));
+        for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
+            const A by = *inner(W, m.p, h, 1), dF = *inner(df, m.p, h, 1);
+            const int64_t at = index(m, H, h) + i0;
+            for (int i = 0, l = a * hs.group; i < n; i++, l++) {
+                const A keep = g[at + i], mu_ = mu[at + i], sib = S[at + i];
+                const A gate = by * keep * ((1 - keep) * dW[at + i] - mu_), f_i = dF * wt[i0 + i];
+                dfs[l] = gate + f_i * keep;
+                dS[l] = f_i * (1 - keep) - gate;
+                share[l] = by * (1 - keep);
+                less[l] = dS[l] - by * mu_;
+                S_[l] = sib == -INF<A> ? INF<A> : sib - bias(m, i0 + i, h) * (A)LOG2E;
+            }
+            A *q = w.q + a * hs.apart * EP, *G_ = w.g + a * hs.apart * VP;
+            queries(m, h, i0, i1, q, nullptr);
+            transpose(w.qt + a * hs.group, ld, q, EP, n, E);
+            for (int i = 0; i < n; i++) {
+                const int32_t s = m.source[i0 + i];
+                if (s < 0) convert(G_ + i * VP, (const char*)inner(G, -1 - s, h, V), sizeof(A) == 8 ? DOUBLE : FLOAT, V);
+                else leaf(G_ + i * VP, c.grad, s, h, V);
+                for (int d = V; d < VP; d++) G_[i * VP + d] = 0;
+            }
+            transpose(w.gt + a * hs.group, ld, G_, VP, n, V);
         }
-        for (int i = n; i < ld; i++) share[i] = less[i] = 0, S_[i] = INF<A>;
-        queries(m, h, i0, i1, w.q, nullptr);
-        transpose(w.qt, ld, w.q, EP, n, E);
-        for (int i = 0; i < n; i++) {
-            const int32_t s = m.source[i0 + i];
-            if (s < 0) std::copy(inner(G, -1 - s, h, V), inner(G, -1 - s, h, V) + V, w.g + i * VP);
-            else leaf(w.g + i * VP, c.grad, s, h, V);
-            for (int d = V; d < VP; d++) w.g[i * VP + d] = 0;
-        }
-        transpose(w.gt, ld, w.g, VP, n, V);
         for (int j0 = 0; j0 < b; j0 += TILE) {
             const int j1 = std::min(b, j0 + TILE), nk = j1 - j0;
-            keys(m, h, j0, j1, w.k, nullptr);
-            values(m, h, j0, j1, w.v, nullptr);
-            logits(m, w, i0, i1, j0, j1, ld, nullptr);
-            all_dots(w.x, w.gt, w.v, ld, nk, VP, V);
-            if (c.dropout > 0) masks(m, h, i0, i1, j0, j1, w.drop, ld);
+            for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
+                keys(m, h, j0, j1, w.k + a * hs.apart * EP, nullptr);
+                A* v = w.v + a * hs.apart * VP;
+                values(m, h, j0, j1, v, nullptr);
+                head_dots(w.x + a * hs.group, w.gt + a * hs.group, v, ld, hs.group, nk, VP, V);
+            }
+            logits(m, hs, w, i0, i1, j0, j1, nullptr);
+            if (c.dropout > 0) masks(m, hs, i0, i1, j0, j1, w.drop);
             for (int i = 0; i < ld; i += L) {
                 const vec<A> S_i = load(S_ + i), by_x = load(share + i), by_p = load(less + i);
                 for (int j = 0; j < nk; j++) {
@@ -516,28 +603,32 @@ template <class A> struct Attention {
                     store(w.x + e, ds);
                 }
             }
-            // A leaf's own logit, and its own value.
-            for (int j = std::max(i0, j0); j < std::min(i1, j1); j++)
-                w.x[(j - j0) * ld + j - i0] = m.source[j] >= 0 && c.self_loop && seen(m, j) ? dfs[j - i0] : A(0);
-            all_combine(dv + (int64_t)j0 * VP, nk, w.s, ld, 1, n, w.g, VP, !first);
-            all_combine(dk + (int64_t)j0 * EP, nk, w.x, ld, 1, n, w.q, EP, !first);
-            all_combine(w.dq, n, w.x, 1, ld, nk, w.k, EP, j0 > 0);
-        }
-        for (int i = 0; i < n; i++) {
-            const int j = i0 + i;
-            const int32_t s = m.source[j];
-            A* d = w.dq + i * EP;
-            const A t = temperature(m, j, h), by_q = t * (A)c.scale;
-            if (c.d_temperature) {  // <dq, q> before temperature, which q has in it
-                ((A*)c.d_temperature)[id(m, j) * H + h] = raw_dot(m, j, h, d, w);
+            for (int a = 0; a < hs.count; a++) {
+                const int at = a * hs.group;
+                // A leaf's own logit; its own value comes at the end.
+                for (int j = std::max(i0, j0); j < std::min(i1, j1); j++)
+                    w.x[(j - j0) * ld + at + j - i0] = m.source[j] >= 0 && c.self_loop && seen(m, j) ? dfs[at + j - i0] : A(0);
+                const A *q = w.q + a * hs.apart * EP, *k = w.k + a * hs.apart * EP, *G_ = w.g + a * hs.apart * VP;
+                all_combine(dv + a * next + (int64_t)j0 * VP, nk, w.s + at, ld, 1, n, G_, VP, !first);
+                all_combine(dk + a * next + (int64_t)j0 * EP, nk, w.x + at, ld, 1, n, q, EP, !first);
+                all_combine(w.dq + a * hs.apart * EP, n, w.x + at, 1, ld, nk, k, EP, j0 > 0);
             }
-            if (c.d_bias) ((A*)c.d_bias)[id(m, j) * H + h] = S_[i] == INF<A> ? A(0) : dS[i];
-            for (int e = 0; e < P; e++) ((A*)c.d_pos_q)[(id(m, j) * H + h) * P + e] = t * d[D + e];
-            for (int e = 0; e < D; e++) d[e] = d[e] * by_q + wt[j] * z_[e];
-            give(m, j, h, s, c.dq, 0, d, D);
-            if (s < 0) {
-                *inner(W, -1 - s, h, 1) = by * g[at + i];
-                *inner(df, -1 - s, h, 1) = dfs[i];
+        }
+        for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
+            const A *z_ = inner(z, m.p, h, (int)width()), *keep = g + index(m, H, h) + i0, by = *inner(W, m.p, h, 1);
+            for (int i = 0, l = a * hs.group; i < n; i++, l++) {
+                const int j = i0 + i;
+                const int32_t s = m.source[j];
+                A* d = w.dq + (a * hs.apart + i) * EP;
+                const A t = temperature(m, j, h), by_q = t * (A)c.scale;
+                if (c.d_temperature) ((A*)c.d_temperature)[id(m, j) * H + h] = raw_dot(m, j, h, d, w);
+                if (c.d_bias) ((A*)c.d_bias)[id(m, j) * H + h] = S_[l] == INF<A> ? A(0) : dS[l];
+                for (int e = 0; e < P; e++) ((A*)c.d_pos_q)[(id(m, j) * H + h) * P + e] = t * d[D + e];
+                give(m, j, h, s, c.dq, 0, d, by_q, z_, wt[j], D);
+                if (s < 0) {
+                    *inner(W, -1 - s, h, 1) = by * keep[i];
+                    *inner(df, -1 - s, h, 1) = dfs[l];
+                }
             }
         }
     }
@@ -550,14 +641,15 @@ template <class A> struct Attention {
         for (int e = 0; e < P; e++) sum += d[D + e] * ((const A*)c.pos_q)[(id(m, j) * H + h) * P + e];
         return sum;
     }
-    // A finished gradient of a member, to the leaf's row or to z of the family below. Padding gets none.
-    void give(const Family& m, int j, int h, int32_t s, const Rows& to, int at, A* x, int n) const {
-        if (s < 0) {
-            std::copy(x, x + n, inner(z, -1 - s, h, (int)width()) + at);
-        } else {
-            if (!seen(m, j)) std::fill(x, x + n, A(0));
-            write(out_row(to, s, h, n), x, to.dtype, n);
-        }
+    // A finished gradient of a member, a x + b z, to the leaf's row or to z of the family below. Padding gets none.
+    void give(const Family& m, int j, int h, int32_t s, const Rows& to, int at, A* x, A a, const A* z_, A b, int n) const {
+        const bool same = s < 0 || to.dtype == (sizeof(A) == 8 ? DOUBLE : FLOAT);
+        if (s >= 0 && !seen(m, j)) a = b = 0, std::fill(x, x + n, A(0));
+        A* y = s < 0 ? inner(z, -1 - s, h, (int)width()) + at : same ? (A*)out_row(to, s, h, n) : x;
+        int d = 0;
+        for (; d + LANES<A> <= n; d += LANES<A>) store(y + d, load(x + d) * a + load(z_ + d) * b);
+        for (; d < n; d++) y[d] = x[d] * a + z_[d] * b;
+        if (!same) write(out_row(to, s, h, n), x, to.dtype, n);
     }
     // Gradients of keys and values of members j0 ... j1, of which `parts` sums stand `apart` numbers from each other.
     void finish_back(const Family& m, int h, int j0, int j1, const Scratch<A>& w, A* dk, A* dv, int parts, int64_t apart) const {
@@ -570,10 +662,8 @@ template <class A> struct Attention {
                 for (int e = 0; e < E; e++) k[e] += k[part * apart + e];
                 for (int e = 0; e < V; e++) v[e] += v[part * apart + e];
             }
-            // q has log2(e) in it
-            for (int e = 0; e < P; e++) ((A*)c.d_pos_k)[(id(m, j) * H + h) * P + e] = k[D + e] * (A)(1 / LOG2E);
-            for (int e = 0; e < D; e++) k[e] = k[e] * (A)(1 / LOG2E) + wt[j] * z_[D + e];
-            for (int e = 0; e < V; e++) v[e] += wt[j] * z_[2 * D + e];
+            const A by_k = scaled() ? (A)(1 / LOG2E) : (A)c.scale;  // what q has in it or not
+            for (int e = 0; e < P; e++) ((A*)c.d_pos_k)[(id(m, j) * H + h) * P + e] = k[D + e] * by_k;
             if (s >= 0) {
                 const A own = by * keep[j] * own_mask(m, j, h);
                 if (own != 0) {
@@ -581,19 +671,23 @@ template <class A> struct Attention {
                     for (int e = 0; e < V; e++) v[e] += own * w.acc[e];
                 }
             }
-            give(m, j, h, s, c.dk, D, k, D);
-            give(m, j, h, s, c.dv, 2 * D, v, V);
+            give(m, j, h, s, c.dk, D, k, by_k, z_ + D, wt[j], D);
+            give(m, j, h, s, c.dv, 2 * D, v, A(1), z_ + 2 * D, wt[j], V);
         }
     }
     // Room for gradients of keys and values of a family.
     int64_t room(int size) const { return (int64_t)(size + 8) * (EP + VP); }
 
-    void down_back(int p, int h, const Scratch<A>& w, A* memory) const {
+    void down_back(int p, int h0, int h1, const Scratch<A>& w, A* memory) const {
         const Family m = family(p);
-        begin_back(m, h);
-        A *dk = memory, *dv = memory + (int64_t)(m.size + 8) * EP;
-        for (int i = 0; i < m.size; i += TILE) meet_back(m, h, i, std::min(m.size, i + TILE), w, dk, dv, i == 0);
-        finish_back(m, h, 0, m.size, w, dk, dv, 1, 0);
+        for (int h = h0; h < h1;) {
+            const Heads hs(h, h1, m.size);
+            for (int a = 0; a < hs.count; a++) begin_back(m, h + a);
+            A *dk = memory, *dv = memory + (int64_t)(m.size + 8) * EP;
+            for (int i = 0; i < m.size; i += TILE)
+                meet_back(m, hs, i, std::min(m.size, i + TILE), w, dk, dv, room(m.size), i == 0);
+            for (int a = 0; a < hs.count; a++) finish_back(m, h++, 0, m.size, w, dk + a * room(m.size), dv + a * room(m.size), 1, 0);
+        }
     }
 
     // --- both ways through the tree ----------------------------------------------------------------
@@ -601,8 +695,8 @@ template <class A> struct Attention {
     bool many(int p) const { return walk.size[p] >= MANY; }
     int slot() const { return std::min(c.widest, TILE); }
 
-    // Calls small(first, last, head, end) for runs of families above the tasks and large(p) for those that threads
-    // share, children first or, backwards, parents first.
+    // Calls small(p, first head, end) for families above the tasks and large(p) for those that threads share, children
+    // first or, backwards, parents first.
     template <class Small, class Large> void above(Team& team, int member, bool upwards, const Small& small, const Large& large) const {
         const int32_t* top = walk.tasks + 2 * c.tasks;
         const int h0 = H * member / team.size, h1 = H * (member + 1) / team.size;
@@ -612,7 +706,7 @@ template <class A> struct Attention {
                 large(at(i++));
             } else {
                 for (; i < c.tops && !many(at(i)); i++)
-                    for (int h = h0; h < h1; h++) small(at(i), h);
+                    if (h0 < h1) small(at(i), h0, h1);
             }
             team.wait();
         }
@@ -623,23 +717,26 @@ template <class A> struct Attention {
         for (int64_t n; (n = team.next()) < (int64_t)c.tasks * cut;) {
             const int task = (int)(n / cut), part = (int)(n % cut), h0 = H * part / cut, h1 = H * (part + 1) / cut;
             const int p0 = walk.tasks[2 * task], p1 = walk.tasks[2 * task + 1];
-            for (int p = 0; p < p1 - p0; p++)
-                for (int h = h0; h < h1; h++) each(upwards ? p0 + p : p1 - 1 - p, h);
+            for (int p = 0; p < p1 - p0; p++) each(upwards ? p0 + p : p1 - 1 - p, h0, h1);
         }
     }
 
     void forward(Team& team, int member) const {
-        const Scratch<A> w(slot(), EP, VP, false);
-        below(team, true, [&](int p, int h) { up(p, h, w); });
+        const Scratch<A> w(slot(), EP, VP);
+        auto climb = [&](int p, int h0, int h1) { up(p, h0, h1, w); };
+        auto descend = [&](int p, int h0, int h1) {
+            for (int h = h0; h < h1; h++) down(p, h, 0, walk.size[p]);
+        };
+        below(team, true, climb);
         team.wait();
-        above(team, member, true, [&](int p, int h) { up(p, h, w); }, [&](int p) {
+        above(team, member, true, climb, [&](int p) {
             const Family m = family(p);
             const int tiles = (m.size + TILE - 1) / TILE;
             for (int h = member; h < H; h += team.size) sums(m, h, w);
             team.wait();
             for (int n = member; n < H * tiles; n += team.size) {
-                const int i = n / H * TILE, h = n % H;
-                ((A*)c.parts)[n] = meet(m, h, i, std::min(m.size, i + TILE), w, false);
+                const int i = n / H * TILE;
+                meet(m, Heads(n % H, H, m.size), i, std::min(m.size, i + TILE), w, false, (A*)c.parts + n);
             }
             team.wait();
             for (int h = member; h < H; h += team.size) {
@@ -649,7 +746,7 @@ template <class A> struct Attention {
             }
         });
         team.wait();
-        above(team, member, false, [&](int p, int h) { down(p, h, 0, walk.size[p]); }, [&](int p) {
+        above(team, member, false, descend, [&](int p) {
             for (int h = member; h < H; h += team.size) begin_down(family(p), h);
             team.wait();
             const int64_t size = walk.size[p];
@@ -657,23 +754,27 @@ template <class A> struct Attention {
             for (int h = 0; h < H; h++) down(p, h, j0, j1);
         });
         team.wait();
-        below(team, false, [&](int p, int h) { down(p, h, 0, walk.size[p]); });
+        below(team, false, descend);
     }
 
     void backward(Team& team, int member) const {
-        const Scratch<A> w(slot(), EP, VP, true);
-        below(team, true, [&](int p, int h) { up_back(p, h, w); });
+        const Scratch<A> w(slot(), EP, VP);
+        auto climb = [&](int p, int h0, int h1) {
+            for (int h = h0; h < h1; h++) up_back(p, h, w);
+        };
+        std::vector<A> memory;
+        auto descend = [&](int p, int h0, int h1) {
+            const size_t needed = room(walk.size[p]) * (walk.size[p] <= LANES<A> ? LANES<A> : 1);
+            if (memory.size() < needed) memory.resize(needed);
+            down_back(p, h0, h1, w, memory.data());
+        };
+        below(team, true, climb);
         team.wait();
-        above(team, member, true, [&](int p, int h) { up_back(p, h, w); }, [&](int p) {
+        above(team, member, true, climb, [&](int p) {
             for (int h = member; h < H; h += team.size) up_back(p, h, w);
         });
         team.wait();
-        std::vector<A> memory;
-        auto small = [&](int p, int h) {
-            if ((int64_t)memory.size() < room(walk.size[p])) memory.resize(room(walk.size[p]));
-            down_back(p, h, w, memory.data());
-        };
-        above(team, member, false, small, [&](int p) {
+        above(team, member, false, descend, [&](int p) {
             // Members share a head where there are more of them; each part sums up gradients of its own.
             const Family m = family(p);
             const int parts = (team.size + H - 1) / H, tiles = (m.size + TILE - 1) / TILE;
@@ -684,7 +785,8 @@ template <class A> struct Attention {
                 const int h = n % H, part = n / H, t0 = tiles * part / parts, t1 = tiles * (part + 1) / parts;
                 A *dk = shared + n * room(m.size), *dv = dk + (int64_t)(m.size + 8) * EP;
                 if (t0 == t1) std::fill(dk, dk + room(m.size), A(0));
-                for (int t = t0; t < t1; t++) meet_back(m, h, t * TILE, std::min(m.size, (t + 1) * TILE), w, dk, dv, t == t0);
+                for (int t = t0; t < t1; t++)
+                    meet_back(m, Heads(h, H, m.size), t * TILE, std::min(m.size, (t + 1) * TILE), w, dk, dv, 0, t == t0);
             }
             team.wait();
             const int64_t size = m.size;
@@ -695,7 +797,7 @@ template <class A> struct Attention {
             }
         });
         team.wait();
-        below(team, false, small);
+        below(team, false, descend);
     }
 };
 

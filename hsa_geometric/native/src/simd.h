@@ -26,6 +26,8 @@ template <> struct Types<double> {
     typedef int64_t ivec __attribute__((vector_size(VECTOR_BYTES)));
     typedef int64_t integer;
 };
+// W numbers, fewer than a vector has.
+template <class A, int W> struct Narrow { typedef A vec __attribute__((vector_size(W * sizeof(A)))); };
 template <class A> using vec = typename Types<A>::vec;
 template <class A> using ivec = typename Types<A>::ivec;
 template <class A> constexpr int LANES = VECTOR_BYTES / sizeof(A);
