@@ -43,7 +43,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         lib.hsa_masses.argtypes = [*[pointer] * 4, *[number] * 3, pointer, pointer, ctypes.c_int]
         lib.hsa_masses.restype = None
         for name in ("hsa_forward", "hsa_backward"):
-            getattr(lib, name).argtypes = [pointer]
+            getattr(lib, name).argtypes = [ctypes.c_char_p]  # a packed call, see call.h
         lib.hsa_instructions.argtypes = [ctypes.c_int]
     except (OSError, AttributeError) as error:
         return None, f"{path} cannot be loaded on {platform.machine()}: {error}"

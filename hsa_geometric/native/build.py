@@ -22,7 +22,8 @@ LIBRARY = "kernel.dll" if os.name == "nt" else "kernel.so"
 # Why there is no library, beside where it would be.
 REASON = "kernel.txt"
 
-FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno",
+         "-fno-trapping-math", "-ffp-contract=fast"]  # fmt: skip
 X86 = {
     "base": ["-DVECTOR_BYTES=16"],
     "avx2": ["-DVECTOR_BYTES=32", "-mavx2", "-mfma", "-mf16c"],

@@ -9,14 +9,14 @@
 
 from __future__ import annotations
 
-import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...native import library, why_not
 from ..call import Call, accumulator
-from .call import Arguments, beside, rows
+from .call import NO_ROWS, PACKED, address, beside, rows
 from .walk import Walk, masses
 
 __all__ = ["backward", "check", "forward", "saved_like"]
@@ -56,35 +56,37 @@ def saved_like(call: Call) -> list[Tensor]:
     ]
 
 
-def _node_values(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if x is None else x.detach().to(dtype).contiguous()
+def _node_values(call: Call, dtype: torch.dtype) -> list[Tensor | None]:
+    given = (call.pos_q, call.pos_k, call.temperature, call.bias)
+    return [None if x is None else x.detach().to(dtype).contiguous() for x in given]
 
 
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
-
-
-def _arguments(
-    call: Call, q: Tensor, k: Tensor, v: Tensor, walk: Walk, mass: Tensor, given: list[Tensor | None]
-) -> Arguments:
-    tree, (_, heads, width), values = call.tree, q.shape, v.shape[2]
-    pos = given[0]
-    a = Arguments(
+def _run(
+    function: Any, call: Call, walk: Walk, mass: Tensor, given: list[Tensor | None],
+    leaves: list[tuple[int, int, int]], learned: list[Tensor | None], addresses: tuple[int, ...],
+    save: bool,
+) -> None:
+    """Call the kernel; the order of everything here is that of ``call.h``."""
+    tree, (_, heads, width), values = call.tree, call.q.shape, call.v.shape[2]
+    weight, dropout = mass.data_ptr(), call.dropout_p
+    packed = PACKED.pack(
         walk.packed.data_ptr(), tree.order.data_ptr(), tree.num_nodes,
         tree.num_nodes - tree.num_leaves, tree.num_trees, walk.families, walk.tasks, walk.tops,
-        walk.widest, walk.cost, heads, width, values, 0 if pos is None else pos.shape[2],
-        rows(q), rows(k), rows(v),
+        walk.widest, walk.cost, heads, width, values, 0 if given[0] is None else given[0].shape[2],
+        *(number for x in leaves for number in x),
+        *map(address, given), *map(address, learned),
+        weight, weight + mass.stride(0) * mass.element_size(),
+        *addresses,
+        call.mass is not None, call.self_loop, save,
+        int(call.seed) if call.seed is not None and dropout > 0 else 0,
+        walk.threads(heads, 2 * width + values), mass.dtype == torch.float64,
+        call.scale, dropout,
     )  # fmt: skip
-    a.pos_q, a.pos_k, a.temperature, a.bias = map(_address, given)
-    a.weight = mass.data_ptr()
-    a.log_mass = a.weight + mass.stride(0) * mass.element_size()
-    a.masses, a.self_loop = call.mass is not None, call.self_loop
-    a.precise = mass.dtype == torch.float64
-    a.scale, a.dropout = call.scale, call.dropout_p
-    if call.seed is not None and call.dropout_p > 0:
-        a.seed = int(call.seed)
-    a.threads = walk.threads(heads, 2 * width + values)
-    return a
+    if function(packed):
+        raise MemoryError("backend='cpu' found no memory for the rows of a tile")
+
+
+NOTHING: list[Tensor | None] = [None] * 4
 
 
 def forward(call: Call, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -93,35 +95,29 @@ def forward(call: Call, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
     q, k, v = beside(call.q), beside(call.k), beside(call.v)
     dtype, tree = accumulator(q.dtype), call.tree
     walk, mass = Walk.of(tree), masses(call.mass, tree, dtype)
-    given = [_node_values(x, dtype) for x in (call.pos_q, call.pos_k, call.temperature, call.bias)]
-    out = v.new_empty(v.shape)
+    given = _node_values(call, dtype)
+    out, per = torch.empty(v.shape, dtype=v.dtype), families * heads
     evidence = torch.empty(tree.num_trees, heads, dtype=dtype)
     saved = saved_like(call) if save else []
-    if save:
-        leaf, inner, scalars = saved
-    else:
-        inner = torch.empty(families * heads * (means + values), dtype=dtype)
-        scalars = torch.empty(2 * families * heads, dtype=dtype)
+    # Without backward g is kept by family, and U of leaves stands in the output.
+    inner, scalars = saved[1:] or (
+        torch.empty(per * (means + values), dtype=dtype), torch.empty(2 * per, dtype=dtype)
+    )  # fmt: skip
     # What nobody needs afterwards: Z, W, and parts of f of large families.
-    tiles = (walk.widest // 64 + 1) * heads
-    own = torch.empty(families * heads * (values + 1) + tiles, dtype=dtype)
-
-    a = _arguments(call, q, k, v, walk, mass, given)
-    a.out = rows(out)
-    a.evidence = evidence.data_ptr()
-    size, per = inner.element_size(), families * heads
-    a.means = inner.data_ptr()
-    a.U = a.means + per * means * size
-    a.f = scalars.data_ptr()
-    a.g = a.f + per * size
-    a.save = save
-    if save:
-        a.U_leaf = rows(leaf)
-        a.S = a.g + nodes * heads * size
-    a.Z = own.data_ptr()
-    a.W = a.Z + per * values * size
-    a.parts = a.W + per * size
-    _run(library().hsa_forward, a)
+    own = torch.empty(per * (values + 1) + (walk.widest // 64 + 1) * heads, dtype=dtype)
+    size = own.element_size()
+    at_means, at_f, at_z = inner.data_ptr(), scalars.data_ptr(), own.data_ptr()
+    at_u, at_g, at_w = at_means + per * means * size, at_f + per * size, at_z + per * values * size
+    leaves = [rows(q), rows(k), rows(v), rows(out), rows(saved[0]) if save else NO_ROWS]
+    _run(
+        library().hsa_forward, call, walk, mass, given, leaves + [NO_ROWS] * 4, NOTHING,
+        (
+            evidence.data_ptr(), 0,
+            at_means, at_u, at_z, at_f, at_g, at_w, at_g + nodes * heads * size,
+            0, 0, 0, 0, 0, at_w + per * size,
+        ),
+        save,
+    )  # fmt: skip
     return out, evidence, saved
 
 
@@ -133,42 +129,38 @@ def backward(
     q, k, v = beside(call.q), beside(call.k), beside(call.v)
     dtype, tree = accumulator(q.dtype), call.tree
     walk, mass = Walk.of(tree), masses(call.mass, tree, dtype)
-    optional = (call.pos_q, call.pos_k, call.temperature, call.bias)
-    given = [_node_values(x, dtype) for x in optional]
+    given = _node_values(call, dtype)
     grad = v.new_zeros(v.shape) if grad is None else beside(grad)
     if grad_evidence is not None:
         grad_evidence = grad_evidence.to(dtype).contiguous()
-    dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
     learned = [None if x is None else torch.zeros_like(x) for x in given]
 
-    a = _arguments(call, q, k, v, walk, mass, given)
     leaf, inner, scalars = saved
-    a.U_leaf, a.grad, a.dq, a.dk, a.dv = map(rows, (leaf, grad, dq, dk, dv))
-    a.d_pos_q, a.d_pos_k, a.d_temperature, a.d_bias = map(_address, learned)
-    a.grad_evidence = _address(grad_evidence)
-    size, per = inner.element_size(), families * heads
-    a.means = inner.data_ptr()
-    a.U = a.means + per * means * size
-    a.f = scalars.data_ptr()
-    a.g = a.f + per * size
-    a.S = a.g + nodes * heads * size
-    a.save = True
-    # Sums of gradients by family, gradients of means, W and f by family, and two scalars by node.
+    # Sums of gradients by family, gradients of means, W and f by family, and two scalars by node;
+    # gradients of keys and values of one large family for each head and thread.
+    per = families * heads
     width = q.shape[2] + (0 if given[0] is None else given[0].shape[2]) + values + 32  # padded
-    parts = -(-a.threads // heads) * heads * (walk.widest + 8) * width if walk.tops else 0
+    threads = walk.threads(heads, means)
+    parts = -(-threads // heads) * heads * (walk.widest + 8) * width if walk.tops else 0
     own = torch.empty(per * (values + means + 2) + 2 * nodes * heads + parts, dtype=dtype)
-    a.G = own.data_ptr()
-    a.z = a.G + per * values * size
-    a.W = a.z + per * means * size
-    a.df = a.W + per * size
-    a.dW = a.df + per * size
-    a.mu = a.dW + nodes * heads * size
-    a.parts = a.mu + nodes * heads * size
-    _run(library().hsa_backward, a)
+    size = own.element_size()
+    at_means, at_f, at_sums = inner.data_ptr(), scalars.data_ptr(), own.data_ptr()
+    at_g, at_z = at_f + per * size, at_sums + per * values * size
+    at_w = at_z + per * means * size
+    at_df = at_w + per * size
+    at_dw = at_df + per * size
+    at_mu = at_dw + nodes * heads * size
+    _run(
+        library().hsa_backward, call, walk, mass, given,
+        [rows(q), rows(k), rows(v), NO_ROWS, *map(rows, (leaf, grad, dq, dk, dv))], learned,
+        (
+            0, address(grad_evidence),
+            at_means, at_means + per * means * size, 0, at_f, at_g, at_w, at_g + nodes * heads * size,
+            at_sums, at_dw, at_df, at_z, at_mu, at_mu + nodes * heads * size,
+        ),
+        True,
+    )  # fmt: skip
+    optional = (call.pos_q, call.pos_k, call.temperature, call.bias)
     grads = [None if x is None else x.to(y.dtype) for x, y in zip(learned, optional, strict=True)]
     return [dq, dk, dv, *grads]
-
-
-def _run(function, arguments: Arguments) -> None:
-    if function(ctypes.addressof(arguments)):
-        raise MemoryError("backend='cpu' found no memory for the rows of a tile")

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
+from struct import Struct
 
 import torch
 from torch import Tensor
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
-_ROWS = ("q", "k", "v", "out", "U_leaf", "grad", "dq", "dk", "dv")
-_NUMBERS = (
-    "walk", "order", "T", "F", "R", "families", "tasks", "tops", "widest", "cost",
-    "heads", "channels", "values", "features",
-)  # fmt: skip
-_ADDRESSES = (
-    "pos_q", "pos_k", "temperature", "bias", "d_pos_q", "d_pos_k", "d_temperature", "d_bias",
-    "weight", "log_mass", "evidence", "grad_evidence",
-    "means", "U", "Z", "f", "g", "W", "S", "G", "dW", "df", "z", "mu", "parts",
-    "masses", "self_loop", "save", "seed", "threads", "precise",
-)  # fmt: skip
-
-
-class Arguments(ctypes.Structure):
-    """What one call of ``hsa_forward`` or ``hsa_backward`` is given."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in _NUMBERS),
-        *((name, ctypes.c_int64 * 3) for name in _ROWS),
-        *((name, ctypes.c_int64) for name in _ADDRESSES),
-        *((name, ctypes.c_double) for name in ("scale", "dropout")),
-        ("small", ctypes.c_int * 6),
-    ]
+# Sizes, nine tensors of leaf rows, addresses and switches; scale and dropout. The rest is C's own.
+NUM_SIZES, NUM_ROWS, NUM_ADDRESSES = 14, 9, 31
+PACKED = Struct(f"={NUM_SIZES + 3 * NUM_ROWS + NUM_ADDRESSES}q2d24x")
+NO_ROWS = (0, 0, 0)
 
 
 def rows(x: Tensor) -> tuple[int, int, int]:
@@ -41,8 +22,14 @@ def rows(x: Tensor) -> tuple[int, int, int]:
 
 def beside(x: Tensor) -> Tensor:
     """``x [N, H, n]``, copied if the heads of a row do not stand beside each other."""
-    _, heads, n = x.shape
-    stride = x.stride()
+    if x.is_contiguous():
+        return x
+    (_, heads, n), stride = x.shape, x.stride()
     if (stride[2] == 1 or n == 1) and (stride[1] == n or heads == 1):
         return x
     return x.contiguous()
+
+
+def address(x: Tensor | None) -> int:
+    """Where a tensor is; 0 for none."""
+    return 0 if x is None else x.data_ptr()

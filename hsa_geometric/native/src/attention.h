@@ -197,7 +197,6 @@ template <class A> struct Attention {
     // as 0.
     void rows(const Family& m, int h, const Rows& x, int at, int n, int j0, int j1, A* y, int wide, A* sum) const {
         const A *w = weight(m) + j0, *from[TILE];
-        const bool same = x.dtype == (sizeof(A) == 8 ? DOUBLE : FLOAT);
         const int count = j1 - j0;
         for (int j = 0; j < count; j++) {
             const int32_t s = m.source[j0 + j];
@@ -206,11 +205,8 @@ template <class A> struct Attention {
             } else if (!seen(m, j0 + j)) {
                 from[j] = y + j * wide;
                 std::fill(y + j * wide, y + j * wide + n, A(0));
-            } else if (same) {
-                from[j] = (const A*)row(x, s, h, n);
             } else {
-                from[j] = y + j * wide;
-                read(y + j * wide, row(x, s, h, n), x.dtype, n);
+                from[j] = leaf(y + j * wide, x, s, h, n);
             }
         }
         int d = 0;
@@ -231,17 +227,14 @@ template <class A> struct Attention {
         for (; d < wide; d++)
             for (int j = 0; j < count; j++) y[j * wide + d] = 0;
     }
-    INLINE void convert(A* y, const char* from, int dtype, int n) {
-        if (dtype == (sizeof(A) == 8 ? DOUBLE : FLOAT)) {
-            const A* x = (const A*)from;
-            int d = 0;
-            for (; d + LANES<A> <= n; d += LANES<A>) store(y + d, load(x + d));
-            for (; d < n; d++) y[d] = x[d];
-        } else {
-            read(y, from, dtype, n);
-        }
+    bool same(int64_t dtype) const { return dtype == (sizeof(A) == 8 ? DOUBLE : FLOAT); }
+    // A leaf's numbers: where they are, or in `room` where they must be converted.
+    const A* leaf(A* room, const Rows& x, int64_t leaf_, int h, int n) const {
+        const char* from = row(x, leaf_, h, n);
+        if (same(x.dtype)) return (const A*)from;
+        read(room, from, (int)x.dtype, n);
+        return room;
     }
-    void leaf(A* y, const Rows& x, int64_t row_, int h, int n) const { convert(y, row(x, row_, h, n), x.dtype, n); }
 
     // Rows of queries have temperature and scale in them where there are temperatures or positions, which stand
     // behind the channels; elsewhere the logits are scaled.
@@ -413,12 +406,11 @@ template <class A> struct Attention {
                 }
                 const A own_part = keep[at + i] * own_mask(m, i0 + i, h);
                 const A* v = w.v + (a * hs.apart + i0 + i) * VP;  // there, where all keys are one tile
-                if (b > TILE && own_part != 0) leaf(w.dq, c.v, s, h, V), v = w.dq;
+                if (b > TILE && own_part != 0) v = leaf(w.dq, c.v, s, h, V);
                 const Rows& to = c.save ? c.U_leaf : c.out;
                 A* direct = (A*)out_row(to, s, h, V);
-                const bool same = to.dtype == (sizeof(A) == 8 ? DOUBLE : FLOAT);
-                weigh(same ? direct : M, M, by, v, own_part);
-                if (!same) write(out_row(to, s, h, V), M, to.dtype, V);
+                weigh(same(to.dtype) ? direct : M, M, by, v, own_part);
+                if (!same(to.dtype)) write(out_row(to, s, h, V), M, to.dtype, V);
             }
         }
     }
@@ -470,7 +462,7 @@ template <class A> struct Attention {
         if (j0 == 0) begin_down(m, h);
         const A *z_ = inner(Z, p, h, V), by = *inner(W, p, h, 1), *keep = g + index(m, H, h);
         const int whole = V / LANES<A> * LANES<A>;
-        const bool plain = c.out.dtype == (sizeof(A) == 8 ? DOUBLE : FLOAT);
+        const bool plain = same(c.out.dtype);
         A line[256];
         for (int j = j0; j < j1; j++) {
             const int32_t s = m.source[j];
@@ -502,7 +494,6 @@ template <class A> struct Attention {
         std::fill(sum, sum + V, A(0));
         A *mu_ = mu + index(m, H, h), *E_ = dW + index(m, H, h);
         const A* keep = g + index(m, H, h);
-        A *grad = w.g, *u = w.acc, *v = w.v;
         for (int j = 0; j < m.size; j++) {
             const int32_t s = m.source[j];
             A by_u = 0, by_v = 0;
@@ -512,13 +503,11 @@ template <class A> struct Attention {
                 mu_[j] = by_u;
                 E_[j] = *inner(z_scalar(), -1 - s, h, 1);
             } else {
-                leaf(grad, c.grad, s, h, V);
-                leaf(u, c.U_leaf, s, h, V);
-                const A mask = own_mask(m, j, h);
-                if (seen(m, j)) leaf(v, c.v, s, h, V);
-                else std::fill(v, v + V, A(0));
+                const A *grad = leaf(w.g, c.grad, s, h, V), *u = leaf(w.acc, c.U_leaf, s, h, V), *v = w.v;
+                if (seen(m, j)) v = leaf(w.v, c.v, s, h, V);
+                else std::fill(w.v, w.v + V, A(0));
                 by_u = dot_and_add(grad, u, v, sum, by_v);
-                E_[j] = by_v * mask;
+                E_[j] = by_v * own_mask(m, j, h);
                 mu_[j] = by_u - keep[j] * E_[j];
             }
             total += mu_[j] + keep[j] * E_[j];
@@ -575,9 +564,12 @@ template <class A> struct Attention {
             transpose(w.qt + a * hs.group, ld, q, EP, n, E);
             for (int i = 0; i < n; i++) {
                 const int32_t s = m.source[i0 + i];
-                if (s < 0) convert(G_ + i * VP, (const char*)inner(G, -1 - s, h, V), sizeof(A) == 8 ? DOUBLE : FLOAT, V);
-                else leaf(G_ + i * VP, c.grad, s, h, V);
-                for (int d = V; d < VP; d++) G_[i * VP + d] = 0;
+                A* to = G_ + i * VP;
+                const A* from = s < 0 ? inner(G, -1 - s, h, V) : leaf(to, c.grad, s, h, V);
+                int d = 0;
+                for (; d + L <= V; d += L) store(to + d, load(from + d));
+                for (; d < V; d++) to[d] = from[d];
+                for (; d < VP; d++) to[d] = 0;
             }
             transpose(w.gt + a * hs.group, ld, G_, VP, n, V);
         }
@@ -643,13 +635,13 @@ template <class A> struct Attention {
     }
     // A finished gradient of a member, a x + b z, to the leaf's row or to z of the family below. Padding gets none.
     void give(const Family& m, int j, int h, int32_t s, const Rows& to, int at, A* x, A a, const A* z_, A b, int n) const {
-        const bool same = s < 0 || to.dtype == (sizeof(A) == 8 ? DOUBLE : FLOAT);
+        const bool direct = s < 0 || same(to.dtype);
         if (s >= 0 && !seen(m, j)) a = b = 0, std::fill(x, x + n, A(0));
-        A* y = s < 0 ? inner(z, -1 - s, h, (int)width()) + at : same ? (A*)out_row(to, s, h, n) : x;
+        A* y = s < 0 ? inner(z, -1 - s, h, (int)width()) + at : direct ? (A*)out_row(to, s, h, n) : x;
         int d = 0;
         for (; d + LANES<A> <= n; d += LANES<A>) store(y + d, load(x + d) * a + load(z_ + d) * b);
         for (; d < n; d++) y[d] = x[d] * a + z_[d] * b;
-        if (!same) write(out_row(to, s, h, n), x, to.dtype, n);
+        if (!direct) write(out_row(to, s, h, n), x, to.dtype, n);
     }
     // Gradients of keys and values of members j0 ... j1, of which `parts` sums stand `apart` numbers from each other.
     void finish_back(const Family& m, int h, int j0, int j1, const Scratch<A>& w, A* dk, A* dv, int parts, int64_t apart) const {
@@ -667,8 +659,8 @@ template <class A> struct Attention {
             if (s >= 0) {
                 const A own = by * keep[j] * own_mask(m, j, h);
                 if (own != 0) {
-                    leaf(w.acc, c.grad, s, h, V);
-                    for (int e = 0; e < V; e++) v[e] += own * w.acc[e];
+                    const A* grad = leaf(w.acc, c.grad, s, h, V);
+                    for (int e = 0; e < V; e++) v[e] += own * grad[e];
                 }
             }
             give(m, j, h, s, c.dk, D, k, by_k, z_ + D, wt[j], D);

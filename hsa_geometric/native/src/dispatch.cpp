@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "call.h"
+#include "export.h"
 
 void run_base(const Call&, bool);
 #if defined(__x86_64__)
@@ -27,28 +28,29 @@ static int chosen = -1;
 
 // The instruction set: 0 is what every processor of the family has, 1 AVX2, 2 AVX-512. Asks for `wanted`, if this
 // processor has it and it is not negative; returns the one that is used.
-extern "C" int hsa_instructions(int wanted) {
+EXPORT int hsa_instructions(int wanted) {
     if (chosen < 0 || wanted >= 0) chosen = wanted >= 0 ? std::min(wanted, best()) : best();
     return chosen;
 }
 
-static int run(Call* call, bool backward) {
+static int run(const Call* given, bool backward) {
     try {
-        call->ready();
+        Call call = *given;
+        call.ready();
         switch (hsa_instructions(-1)) {
 #if defined(__x86_64__)
-        case 2: run_avx512(*call, backward); break;
-        case 1: run_avx2(*call, backward); break;
+        case 2: run_avx512(call, backward); break;
+        case 1: run_avx2(call, backward); break;
 #endif
-        default: run_base(*call, backward);
+        default: run_base(call, backward);
         }
     } catch (const std::bad_alloc&) {
         return 1;
     }
     return 0;
 }
-extern "C" int hsa_forward(Call* call) { return run(call, false); }
-extern "C" int hsa_backward(Call* call) { return run(call, true); }
+EXPORT int hsa_forward(const Call* call) { return run(call, false); }
+EXPORT int hsa_backward(const Call* call) { return run(call, true); }
 
 // Of each position the share of its parent's mass and the logarithm of its mass in base 2, from masses
 // of the leaves' rows, or from leaf counts where there are none.
@@ -67,7 +69,7 @@ template <class A> static void masses(const double* mass, const int64_t* leaf, c
         log_mass[i] = i && total[i] == total[i - 1] ? log_mass[i - 1] : (A)std::log2(total[i]);
     }
 }
-extern "C" void hsa_masses(const double* mass, const int64_t* leaf, const int64_t* up, const int64_t* count, int64_t T,
+EXPORT void hsa_masses(const double* mass, const int64_t* leaf, const int64_t* up, const int64_t* count, int64_t T,
                            int64_t N, int64_t R, void* weight, void* log_mass, int precise) {
     if (precise) masses(mass, leaf, up, count, T, N, R, (double*)weight, (double*)log_mass);
     else masses(mass, leaf, up, count, T, N, R, (float*)weight, (float*)log_mass);

@@ -4,11 +4,12 @@
 #include <vector>
 
 #include "tree.h"
+#include "export.h"
 
 // Fields of TreeIndex from parent [T]. The vectors are as long as their names in tree.h say, at most.
 // Returns the number of nodes reached from the roots: fewer than T where there is a cycle, -1 where a
 // parent is out of range.
-extern "C" int64_t hsa_index(const int64_t* parent, int64_t T, int64_t* order, int64_t* position, int64_t* up,
+EXPORT int64_t hsa_index(const int64_t* parent, int64_t T, int64_t* order, int64_t* position, int64_t* up,
                              int64_t* starts, int64_t* leaf, int64_t* count, int64_t* family_parent,
                              int64_t* family_ptr, int64_t* sizes) {
     std::vector<int32_t> children(T + 1, 0), first(T + 1, 0), below(T), queue(T), level(T, 0);
@@ -74,7 +75,7 @@ extern "C" int64_t hsa_index(const int64_t* parent, int64_t T, int64_t* order, i
 
 // The walk of a tree, see tree.h. `walk` has room for 6 (F + R) + T numbers.
 // sizes: P, tasks, families above them, members of the widest, and about what all cost.
-extern "C" void hsa_walk(const int64_t* family_parent, const int64_t* family_ptr, const int64_t* leaf, int64_t T,
+EXPORT void hsa_walk(const int64_t* family_parent, const int64_t* family_ptr, const int64_t* leaf, int64_t T,
                          int64_t N, int64_t F, int64_t R, int32_t* walk, int64_t* sizes) {
     std::vector<int32_t> family(T, -1), row(T, -1), number(F, 1), open(F), root(F, -1);
     for (int64_t i = 0; i < N; i++) row[leaf[i]] = (int32_t)i;
