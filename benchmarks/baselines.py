@@ -54,7 +54,7 @@ def _limit(what: str, have: int, most: int) -> None:
         raise Skipped(f"more than {most:,} {what}")
 
 
-def _operator(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, backend: str = "torch") -> Tensor:
+def _operator(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, backend: str = "auto") -> Tensor:
     out = hierarchical_attention(q, k, v, tree, backend=backend)
     assert isinstance(out, Tensor)
     return out
@@ -65,6 +65,13 @@ def hsa(case: Case, grad: bool) -> Prepared:
     q, k, v = case.learned(grad, *case.qkv)
     tree = case.tree
     return Prepared(lambda: _operator(q, k, v, tree), (q, k, v))
+
+
+def hsa_scatter(case: Case, grad: bool) -> Prepared:
+    """The operator in plain tensor code."""
+    q, k, v = case.learned(grad, *case.qkv)
+    tree = case.tree
+    return Prepared(lambda: _operator(q, k, v, tree, "scatter"), (q, k, v))
 
 
 def hsa_triton(case: Case, grad: bool) -> Prepared:
@@ -98,7 +105,7 @@ def tree_build(case: Case, grad: bool) -> Prepared:
 def _conv(case: Case) -> HierarchicalAttentionConv:
     torch.manual_seed(case.seed)
     width = case.heads * case.channels
-    conv = HierarchicalAttentionConv(width, case.channels, heads=case.heads, backend="torch")
+    conv = HierarchicalAttentionConv(width, case.channels, heads=case.heads)
     return conv.to(case.device, case.dtype)
 
 
@@ -229,7 +236,8 @@ def recursive_python(case: Case, grad: bool) -> Prepared:
 
 
 METHODS: dict[str, Method] = {
-    "hsa": Method(hsa, "the operator, backend 'torch'", exact=True),
+    "hsa": Method(hsa, "the operator, backend 'auto'", exact=True),
+    "hsa-scatter": Method(hsa_scatter, "the operator, backend 'scatter'", exact=True),
     "hsa-triton": Method(hsa_triton, "the operator, backend 'triton'", exact=True),
     "floor": Method(floor, "cloning q, k, v and out (twice with gradients)"),
     "tree": Method(tree_build, "TreeIndex.from_parent"),

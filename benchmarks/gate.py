@@ -82,7 +82,7 @@ def _against_reference(name: str, device: str) -> None:
         return
     expected = hierarchical_attention(**options, tree=tree, backend="reference")
     moved = {key: x.to(device) for key, x in options.items()}
-    actual = hierarchical_attention(**moved, tree=tree.to(device), backend="torch")
+    actual = hierarchical_attention(**moved, tree=tree.to(device), backend="auto")
     assert isinstance(actual, Tensor)
     assert_close(actual.cpu(), expected, rtol=1e-10, atol=1e-10)
 

@@ -45,7 +45,7 @@ class Depth:
 def plan(tree: TreeIndex, siblings: Tensor, heads: int, dtype: torch.dtype) -> list[Depth]:
     """All depths, roots first. :obj:`siblings` holds ordered pairs (B, A) of node ids."""
     b, a = tree.position[siblings]
-    ends = [tree.num_trees, *tree.layout.levels[:, 3].tolist()]
+    ends = [*tree.starts.tolist(), tree.num_nodes]
     row_at = torch.full((tree.num_nodes,), -1, device=tree.device)
     row_at[tree.leaf] = torch.arange(tree.num_leaves, device=tree.device)
     cut = torch.searchsorted(a, torch.tensor([0, *ends], device=a.device)).tolist()

@@ -1,4 +1,4 @@
-"""Where a forward pass spends its time: seconds in each of its operators.
+"""Where a forward pass of the backend ``scatter`` spends its time: seconds in each of its steps.
 
 ``python -m benchmarks.stages balanced:16384`` prints milliseconds and shares.
 """
@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from hsa_geometric.functional import hierarchical_attention
-from hsa_geometric.kernels.eager import attention
+from hsa_geometric.kernels.scatter import attention
 
 from .case import Case
 from .measure import machine, machine_line
@@ -25,8 +25,8 @@ STAGES = {
     "up": "means of q, k, v up the tree",
     "siblings": "attention within families",
     "evidence": "the scalar recursion upward",
-    "scan_down": "the scalar recursion downward",
-    "mix": "the way down, and own values",
+    "product_down": "the scalar recursion downward",
+    "down": "the way down",
 }
 
 
@@ -50,11 +50,11 @@ def stages(shape: str, leaves: int, seconds: float = 2.0) -> dict[str, float]:
     operators = {name: timed(name) for name in STAGES}
     with torch.no_grad(), patch.multiple(attention, **operators):
         for _ in range(3):
-            hierarchical_attention(q, k, v, tree)
+            hierarchical_attention(q, k, v, tree, backend="scatter")
         spent.clear()
         calls, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
-            hierarchical_attention(q, k, v, tree)
+            hierarchical_attention(q, k, v, tree, backend="scatter")
             calls += 1
         total = time.perf_counter() - start
     found = {name: spent[name] / calls for name in STAGES}

@@ -7,8 +7,12 @@ from pathlib import Path
 import torch
 
 from hsa_geometric.functional import hierarchical_attention
+from hsa_geometric.functional.backends import has_cpu_kernel
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Those with linear cost that run here; 'cpu' where its kernel is.
+LINEAR = ["scatter", *(["cpu"] if DEVICE == "cpu" and has_cpu_kernel() else [])]
+LINEAR += ["triton"] if importlib.util.find_spec("triton") else []
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

@@ -12,7 +12,7 @@ from benchmarks.measure import interleaved
 from benchmarks.plot import crossover
 from benchmarks.sweep import Record, Settings, Timing, sweep
 from hsa_geometric import TreeIndex
-from hsa_geometric.kernels import eager
+from hsa_geometric.kernels import operator
 from hsa_geometric.testing import ZOO, zoo
 
 NOT_COMPILED = [name for name in METHODS if "flex" not in name and "compiled" not in name]
@@ -105,13 +105,13 @@ def test_the_gate_sees_a_wrong_baseline(monkeypatch):
 
 
 def test_a_broken_operator_prints_no_speed_and_exits_with_1(monkeypatch, capsys, tmp_path):
-    right = eager.hierarchical_attention
+    right = operator.attention
 
     def broken(*args, **kwargs):
         out, evidence = right(*args, **kwargs)
         return 1.001 * out, evidence
 
-    monkeypatch.setattr(eager, "hierarchical_attention", broken)
+    monkeypatch.setattr(operator, "attention", broken)
     out = tmp_path / "out.json"
     assert run.main(["--methods", "hsa", "--sizes", "64", "--threads", "1", "--out", str(out)]) == 1
     printed = capsys.readouterr()

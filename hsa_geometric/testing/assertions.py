@@ -115,7 +115,7 @@ def assert_backends_agree(
     v: Tensor,
     tree: TreeIndex,
     *,
-    backend: str = "torch",
+    backend: str = "auto",
     rtol: float = 1e-10,
     atol: float = 1e-10,
     seed: int = 0,

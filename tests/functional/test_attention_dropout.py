@@ -1,6 +1,6 @@
 import pytest
 import torch
-from helpers import DEVICE
+from helpers import LINEAR
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
 
@@ -9,10 +9,10 @@ from hsa_geometric.functional import hierarchical_attention
 from hsa_geometric.testing import assert_isolated, attention_inputs, star, zoo
 
 # Tensors are on the CPU here, where Triton's kernels run only if they are interpreted.
-BACKENDS = ["torch", *(["triton"] if DEVICE == "cpu" else []), "reference"]
+BACKENDS = [*LINEAR, "reference"]
 
 
-def drop(inputs, tree, seed=0, p=0.4, backend="torch", **options):
+def drop(inputs, tree, seed=0, p=0.4, backend="scatter", **options):
     torch.manual_seed(seed)
     return hierarchical_attention(
         **inputs, tree=tree, dropout_p=p, training=True, backend=backend, **options
@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_output_and_another_one_another(tree, backe
     assert not torch.equal(first, again)  # each call draws anew
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["scatter", "reference"])
 @pytest.mark.parametrize("p", [0.2, 0.6])
 @pytest.mark.parametrize("self_loop", [True, False])
 def test_the_mean_over_seeds_is_the_output_without_dropout(backend, p, self_loop):
@@ -73,7 +73,7 @@ def test_the_mean_over_seeds_is_the_output_without_dropout(backend, p, self_loop
     inputs = attention_inputs(tree, heads=8, value_channels=1)
     inputs["v"] = inputs["v"].abs() + 1
     expected = hierarchical_attention(**inputs, tree=tree, self_loop=self_loop)
-    draws = 600 if backend == "torch" else 200
+    draws = 600 if backend == "scatter" else 200
     outs = torch.stack(
         [drop(inputs, tree, s, p, backend, self_loop=self_loop) for s in range(draws)]
     )
@@ -115,8 +115,7 @@ def test_gradients_equal_finite_differences_for_a_fixed_seed(name, self_loop):
 
 
 def test_gradients_of_cut_families_use_the_masks_of_the_forward(monkeypatch):
-    monkeypatch.setattr("hsa_geometric.kernels.eager.blocks.LOGITS", 10)
-    monkeypatch.setattr("hsa_geometric.kernels.eager.blocks.FEWEST_QUERIES", 1)
+    monkeypatch.setattr("hsa_geometric.kernels.scatter.siblings.LOGITS", 10)
     tree = TreeIndex.from_parent(zoo("star"))
     inputs = attention_inputs(tree, heads=2, channels=2, value_channels=1)
     args = tuple(x.requires_grad_() for x in inputs.values())

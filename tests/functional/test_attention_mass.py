@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import DEVICE
+from helpers import LINEAR
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -12,7 +12,7 @@ from hsa_geometric.functional import hierarchical_attention
 from hsa_geometric.testing import ZOO, attention_inputs, forest, forests, star, tree_of_leaf, zoo
 
 # Tensors are on the CPU here, where Triton's kernels run only if they are interpreted.
-BACKENDS = ["torch", *(["triton"] if DEVICE == "cpu" else []), "reference"]
+BACKENDS = [*LINEAR, "reference"]
 
 
 def attend(inputs, tree, backend, cotangent=None, **options):
@@ -213,8 +213,8 @@ def test_no_nan_for_any_pattern_of_padding(parent, self_loop, data):
 def test_masses_of_any_size_are_fine_in_float32(mass):
     tree = TreeIndex.from_parent(zoo("unequal_depths"))
     inputs = attention_inputs(tree, dtype=torch.float32)
-    expected = attend(inputs, tree, "torch")
+    expected = attend(inputs, tree, "scatter")
     inputs["mass"] = torch.full((tree.num_leaves,), mass)
-    out, _, grads = attend(inputs, tree, "torch")
+    out, _, grads = attend(inputs, tree, "scatter")
     assert_close(out, expected[0], rtol=1e-4, atol=1e-4)
     assert_close(grads, expected[2], rtol=1e-4, atol=1e-4)

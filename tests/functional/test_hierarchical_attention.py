@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import DEVICE, attend
+from helpers import DEVICE, LINEAR, attend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
@@ -25,13 +25,10 @@ from hsa_geometric.testing import (
     chain,
     collapse_chains,
     forests,
-    random_parent,
     renumber,
-    star,
     zoo,
 )
 
-LINEAR = ["torch", "triton"]
 BACKENDS = [*LINEAR, "reference"]
 FORESTS = ["forest", "shuffled_forest", "single_nodes"]
 OPTIONS = {
@@ -119,7 +116,7 @@ def test_auto_is_the_torch_backend():
     inputs = attention_inputs(tree)
     assert torch.equal(
         hierarchical_attention(**inputs, tree=tree),
-        hierarchical_attention(**inputs, tree=tree, backend="torch"),
+        hierarchical_attention(**inputs, tree=tree, backend="scatter"),
     )
 
 
@@ -224,7 +221,7 @@ def test_third_derivatives_of_both_backends_are_equal(name):
             norm = sum(g.square().sum() for g in grads)
         return torch.autograd.grad(norm, learned)
 
-    assert_close(derivative("triton"), derivative("torch"), rtol=1e-8, atol=1e-8)
+    assert_close(derivative("triton"), derivative("scatter"), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("needed", ["q", "k", "v", "pos_q", "pos_k", "temperature", "bias"])
@@ -431,35 +428,7 @@ def test_neutral_options_change_nothing(backend):
             assert_close(out, expected, msg=names)
 
 
-# --- pieces, chunks and depth --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("limit, chunk", [(1, 1), (20, 8), (64, 50), (300, 10**6)])
-@pytest.mark.parametrize("mass", [None, "zeros"])
-def test_cutting_families_into_pieces_changes_nothing(monkeypatch, limit, chunk, mass):
-    parent = torch.cat([star(9), 10 + random_parent(60, num_trees=3, seed=4)])
-    tree = TreeIndex.from_parent(parent)
-    inputs = attention_inputs(tree, pos_channels=2, node_scalars=True, mass=mass)
-    expected, second = attend(inputs, tree), second_derivative(inputs, tree, "torch")
-    monkeypatch.setattr("hsa_geometric.kernels.eager.blocks.LOGITS", limit)
-    monkeypatch.setattr("hsa_geometric.kernels.eager.blocks.FEWEST_QUERIES", 1)
-    for module in ("blocks", "sweeps", "attention"):
-        monkeypatch.setattr(f"hsa_geometric.kernels.eager.{module}.CHUNK_ELEMENTS", chunk)
-    assert_close(attend(inputs, tree), expected)
-    assert_close(second_derivative(inputs, tree, "torch"), second)
-
-
-@pytest.mark.parametrize("name", ["two_levels", "ragged", "forest"])
-def test_what_large_trees_do_equals_what_small_ones_do(monkeypatch, name):
-    parent = zoo(name)
-    inputs = attention_inputs(TreeIndex.from_parent(parent), pos_channels=2)
-    expected = attend(inputs, TreeIndex.from_parent(parent))
-    second = second_derivative(inputs, TreeIndex.from_parent(parent), "torch")
-    limits = "blocks.FEW_PIECES", "blocks.REMEMBERED", "sweeps.SMALL"
-    for limit in limits:
-        monkeypatch.setattr(f"hsa_geometric.kernels.eager.{limit}", 0)
-        assert_close(attend(inputs, TreeIndex.from_parent(parent)), expected)
-    assert_close(second_derivative(inputs, TreeIndex.from_parent(parent), "torch"), second)
+# --- depth --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("self_loop", [True, False])

@@ -80,7 +80,7 @@ def test_a_star_is_a_transformer_layer():
     assert_close(conv(x, star(8)), expected.transpose(0, 1).flatten(1))
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["scatter", "reference"])
 def test_backends_agree(backend):
     tree = index("forest")
     x = features(tree).double()

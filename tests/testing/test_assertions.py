@@ -5,6 +5,7 @@ import torch
 
 from hsa_geometric import TreeIndex
 from hsa_geometric.functional import attention_matrix, hierarchical_attention
+from hsa_geometric.kernels import operator
 from hsa_geometric.testing import (
     assert_adjoint,
     assert_backends_agree,
@@ -87,30 +88,28 @@ def test_a_block_of_two_values_is_found(tree):
 
 
 def test_a_backend_that_differs_is_found(tree, monkeypatch):
-    from hsa_geometric.kernels import eager
+    true = operator.attention
 
-    true = eager.hierarchical_attention
-
-    def wrong(q, k, v, tree, **options):
-        out, evidence = true(q, k, v, tree, **options)
-        return out + 1e-6 * out.detach(), evidence
+    def wrong(call, backend):
+        out, evidence = true(call, backend)
+        return out + (backend != "reference") * 1e-6 * out.detach(), evidence
 
     assert_backends_agree(**attention_inputs(tree), tree=tree)
-    monkeypatch.setattr(eager, "hierarchical_attention", wrong)
-    with pytest.raises(AssertionError, match="Backend 'torch' differs in its output"):
+    monkeypatch.setattr(operator, "attention", wrong)
+    with pytest.raises(AssertionError, match="Backend 'auto' differs in its output"):
         assert_backends_agree(**attention_inputs(tree), tree=tree)
 
 
 def test_a_wrong_gradient_is_found(tree, monkeypatch):
-    from hsa_geometric.kernels import eager
+    true = operator.attention
 
-    true = eager.hierarchical_attention
+    def wrong(call, backend):
+        if backend != "reference":
+            call = call._replace(k=0.9 * call.k + 0.1 * call.k.detach())
+        return true(call, backend)
 
-    def wrong(q, k, v, tree, **options):
-        return true(q, 0.9 * k + 0.1 * k.detach(), v, tree, **options)
-
-    monkeypatch.setattr(eager, "hierarchical_attention", wrong)
-    with pytest.raises(AssertionError, match="Backend 'torch' differs in its gradient of k"):
+    monkeypatch.setattr(operator, "attention", wrong)
+    with pytest.raises(AssertionError, match="Backend 'auto' differs in its gradient of k"):
         assert_backends_agree(**attention_inputs(tree), tree=tree)
 
 
