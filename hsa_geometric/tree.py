@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from .native.index import index
 from .once import Found, found_by, plainly
 
 
@@ -165,6 +166,9 @@ def _build(parent: Tensor) -> list[Tensor]:
     """:attr:`TreeIndex.tensors` of a parent vector."""
     parent = parent.detach().to(torch.long, copy=True, memory_format=torch.contiguous_format)
     num_nodes, device = parent.shape[0], parent.device
+    key = torch.tensor(secrets.randbits(62), device="cpu")
+    if device.type == "cpu" and (found := index(parent)):
+        return [parent, *found, key]
     low, high = torch.stack(parent.aminmax()).tolist()
     if low < 0 or high >= num_nodes:
         node = int(((parent < 0) | (parent >= num_nodes)).nonzero()[0])
@@ -211,7 +215,6 @@ def _build(parent: Tensor) -> list[Tensor]:
     by_position.index_copy_(0, family_parent, count.index_select(0, family))
     starts = family_ptr.index_select(0, torch.searchsorted(level, ids[:depth]))
     root, leaf = ids[:num_roots].clone(), position.index_select(0, leaf_id)
-    key = torch.tensor(secrets.randbits(62), device="cpu")
     return [parent, order, position, up, root, starts, leaf, by_position, family_parent,
             family_ptr, key]  # fmt: skip
 
