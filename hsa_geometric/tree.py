@@ -13,30 +13,21 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor
 
-
-class _Found(dict[Hashable, Any]):
-    """What :meth:`TreeIndex.once` has found; plain dicts cannot be referred to weakly."""
-
-
-_FOUND: WeakValueDictionary[tuple[int, torch.device], _Found] = WeakValueDictionary()
+from .once import Found, found_by, plainly
 
 
 @dataclass(frozen=True, eq=False)
 class TreeIndex:
     r"""A rooted forest in level order, built once and shared by every operator.
 
-    Build it with :meth:`from_parent`; the constructor takes the finished tensors.
-
-    Shapes:
-        :obj:`T` tree nodes, :obj:`N` leaves, :obj:`R` roots, :obj:`F` families, :obj:`L` levels
-        below the roots. All tensors are int64.
+    Build it with :meth:`from_parent`; the constructor takes the finished tensors, int64, of
+    :obj:`T` tree nodes, :obj:`N` leaves, :obj:`R` roots, :obj:`F` families and :obj:`L` levels
+    below the roots.
 
     Attributes:
         parent: ``[T]`` id of each node's parent; a root points to itself.
@@ -48,8 +39,7 @@ class TreeIndex:
         count: ``[T]`` number of leaves below the node at each position (1 for a leaf).
         family_parent: ``[F]`` position of each family's parent, families in storage order.
         family_ptr: ``[F + 1]`` members of family ``f`` are ``family_ptr[f]:family_ptr[f + 1]``.
-        key: one random number, always on the CPU, that copies of this index share; see
-            :meth:`once`.
+        key: a random number, always on the CPU, that all copies share; see :meth:`once`.
 
     Example:
         >>> import torch
@@ -74,9 +64,8 @@ class TreeIndex:
     def from_parent(cls, parent: Tensor, *, num_leaves: int | None = None) -> TreeIndex:
         r"""Index a parent vector, of which a copy is kept.
 
-        Pointer doubling finds levels and leaf counts in :math:`\log_2` depth passes over the inner
-        nodes; nothing loops over nodes or families. A device is waited for 3 times, or up to 6
-        where there are more than 32 levels. For ``torch.compile`` this is one operator.
+        By pointer doubling, :math:`\log_2` depth passes over the inner nodes. A device is waited
+        for 3 times, or up to 6 where there are more than 32 levels.
 
         Args:
             parent: ``[T]`` integer id of each node's parent; a root points to itself.
@@ -99,28 +88,22 @@ class TreeIndex:
     def once(self, name: Hashable, make: Callable[[], Any]) -> Any:
         """What ``make`` returned at the first call with this name: the one cache of a tree.
 
-        It is found by all indices of one :attr:`key` and device, as by those that an operator puts
-        together from tensors, freed with the last of them, and not pickled. Threads that ask at
-        once may both make it; one result stays.
+        All indices of one :attr:`key` and device find it; it is freed with the last of them, and
+        not pickled. Threads that ask at once may both make it; one result stays.
         """
         if name not in self._found:
-            with (
-                torch.inference_mode(False),
-                torch.no_grad(),
-                unset_fake_temporarily(),
-                temporarily_clear_interpreter_stack(),  # no tensor of a torch.func transform
-            ):
+            with plainly():
                 self._found.setdefault(name, make())
         return self._found[name]
 
     @cached_property
-    @unset_fake_temporarily()
-    def _found(self) -> _Found:
-        return _FOUND.setdefault((int(self.key), self.device), _Found())
+    @plainly()
+    def _found(self) -> Found:
+        return found_by(int(self.key), self.device)
 
     def __post_init__(self) -> None:
         if not torch.compiler.is_compiling() and type(self.key) is Tensor:
-            self._found  # noqa: B018 (held from now on, for those that operators put together)
+            self._found  # noqa: B018 (held for those that operators put together from its tensors)
 
     def __reduce__(self) -> tuple[type, tuple[Tensor, ...]]:
         return TreeIndex, tuple(self.tensors)
@@ -177,11 +160,9 @@ FIELDS = tuple(field.name for field in fields(TreeIndex))
 torch.export.register_dataclass(TreeIndex, serialized_type_name="hsa_geometric.TreeIndex")
 
 
-@unset_fake_temporarily()  # a real tree stays real
-@torch.inference_mode(False)
+@plainly()
 def _build(parent: Tensor) -> list[Tensor]:
     """:attr:`TreeIndex.tensors` of a parent vector."""
-    # a copy, and no tensor of inference mode
     parent = parent.detach().to(torch.long, copy=True, memory_format=torch.contiguous_format)
     num_nodes, device = parent.shape[0], parent.device
     low, high = torch.stack(parent.aminmax()).tolist()
@@ -244,13 +225,15 @@ def _check(parent: Tensor) -> None:
         raise ValueError(f"Expected 'parent' to be one-dimensional (got {parent.dim()} dimensions)")
     if parent.numel() == 0:
         raise ValueError("Expected 'parent' to hold at least one node (got an empty tree)")
+    if parent.is_meta and type(parent) is Tensor:
+        raise ValueError("Expected 'parent' to hold numbers (got one on meta: move the tree there)")
 
 
 def _levels_and_counts(above: Tensor, degree: Tensor) -> tuple[Tensor, Tensor, int]:
     """Level and number of leaves of every inner node, by pointer doubling, and the forest's depth.
 
-    From ``above [F]``, which inner node is the parent of each (a root is its own), and the number
-    of children. With cycles the depth is -1, and the level 0 for nodes that no cycle is above.
+    From which inner node is the parent of each (a root is its own), and the number of children.
+    With cycles the depth is -1, and the level 0 for nodes that no cycle is above.
     """
     if above.numel() == 0:
         return above, degree, 0

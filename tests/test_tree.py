@@ -1,16 +1,23 @@
 import copy
+import gc
 import pickle
 import re
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
-from torch.testing import assert_close
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
 
 from hsa_geometric import TreeIndex
 from hsa_geometric.testing import ZOO, balanced, chain, forests, random_parent, star, zoo
+from hsa_geometric.tree import FIELDS
 
 
 def naive(parent):
@@ -78,50 +85,11 @@ def check_invariants(parent):
     assert sorted(owners) == [a for a in range(num_nodes) if true.children[a]]
     assert ptr[0] == len(true.roots) and ptr[-1] == num_nodes
 
-    # Levels below the roots, as slices of families and of nodes.
-    assert tree.layout.levels.shape == (tree.depth, 8) and not tree.layout.levels.is_cuda
-    node, family = len(true.roots), 0
-    for level, (f0, f1, n0, n1, p0, size, i0, i1) in enumerate(
-        tree.layout.levels.tolist(), start=1
-    ):
-        assert tree.layout.inner.tolist()[i0:i1] == [
-            p for p in sorted(tree.family_parent.tolist()) if n0 <= p < n1
-        ]
-        assert (f0, n0) == (family, node)
-        assert {true.level[a] for a in order[n0:n1]} == {level}
-        assert (ptr[f0], ptr[f1]) == (n0, n1)
-        above = tree.family_parent[f0:f1].tolist()
-        consecutive = above == list(range(above[0], above[0] + len(above)))
-        assert p0 == (above[0] if consecutive else -1)
-        sizes = {len(f) for f in families[f0:f1]}
-        assert size == (sizes.pop() if len(sizes) == 1 else 0)
-        node, family = n1, f1
-    assert (node, family) == (num_nodes, len(families))
-
-    # Families by size, each root a family of one.
-    by_size = [tuple(x) for x in tree.layout.by_size.T.tolist()]
-    expected = [(r, 1) for r in range(tree.num_trees)] + [(a, b - a) for a, b in pairwise(ptr)]
-    assert sorted(by_size) == sorted(expected)
-    end = 0
-    for size, g0, g1, start in tree.layout.sizes.tolist():
-        firsts = [first for first, _ in by_size[g0:g1]]
-        apart = {b - a for a, b in pairwise(firsts)} - {size}
-        assert start == (-1 if apart else firsts[0])
-        assert g0 == end and g1 > g0
-        assert {s for _, s in by_size[g0:g1]} == {size}
-        end = g1
-    assert end == len(by_size)
-    assert tree.layout.sizes[:, 0].tolist() == sorted({size for _, size in expected})
-
-    # Inner nodes.
-    inner = sorted(set(tree.family_parent.tolist()))
-    assert tree.layout.inner.tolist() == inner
-    assert tree.layout.inner[tree.layout.family_inner].tolist() == tree.family_parent.tolist()
-    above = [inner.index(p) for p in tree.up.tolist()[len(true.roots) :]]
-    assert tree.layout.above.tolist() == [len(inner)] * len(true.roots) + above
-    bounds = tree.layout.inner_ptr.tolist()
-    for f, (a, b) in enumerate(pairwise(ptr)):
-        assert inner[bounds[f] : bounds[f + 1]] == [p for p in inner if a <= p < b]
+    # Levels below the roots are slices.
+    bounds = [*tree.starts.tolist(), num_nodes]
+    for level, (a, b) in enumerate(pairwise(bounds), start=1):
+        assert {true.level[node] for node in order[a:b]} == {level}
+    assert len(bounds) == tree.depth + 1 and bounds[0] == len(true.roots)
 
 
 def test_layout_of_a_small_tree_done_by_hand():
@@ -141,18 +109,7 @@ def test_layout_of_a_small_tree_done_by_hand():
     assert tree.count.tolist() == [4, 1, 1, 2, 2, 1, 1]
     assert tree.family_parent.tolist() == [0, 3, 4]
     assert tree.family_ptr.tolist() == [1, 4, 5, 7]
-    assert tree.layout.by_size.tolist() == [[0, 4, 5, 1], [1, 1, 2, 3]]
-    assert tree.layout.inner.tolist() == [0, 3, 4]
-    assert tree.layout.inner_ptr.tolist() == [1, 2, 3, 3]
-    assert tree.layout.family_inner.tolist() == [0, 1, 2]
-    assert tree.layout.passes.table.tolist() == []
-    assert tree.layout.levels.tolist() == [
-        [0, 1, 1, 4, 0, 3, 1, 2],
-        [1, 2, 4, 5, 3, 1, 2, 3],
-        [2, 3, 5, 7, 4, 2, 3, 3],
-    ]
-    assert tree.layout.above.tolist() == [3, 0, 0, 0, 1, 2, 2]
-    assert tree.layout.sizes.tolist() == [[1, 0, 2, -1], [2, 2, 3, 5], [3, 3, 4, 1]]
+    assert tree.starts.tolist() == [1, 4, 5]
     assert tree.level.tolist() == [1, 1, 3, 3, 1, 0, 2]
     assert repr(tree) == "TreeIndex(leaves=4, nodes=7, trees=1, depth=3)"
 
@@ -181,58 +138,176 @@ def test_the_parent_vector_is_not_changed_in_place(name):
     assert torch.equal(parent, before) and parent._version == version
 
 
+def assert_same_content(one, other):
+    """Equal in all but the key."""
+    for x, y in zip(one.tensors[:-1], other.tensors[:-1], strict=True):
+        assert torch.equal(x, y)
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
 def test_any_integer_dtype_gives_the_same_index(dtype):
     expected = TreeIndex.from_parent(zoo("ragged"))
-    tree = TreeIndex.from_parent(zoo("ragged").to(dtype))
-    for x, y in zip(tree.tensors, expected.tensors, strict=True):
-        assert torch.equal(x, y)
+    assert_same_content(TreeIndex.from_parent(zoo("ragged").to(dtype)), expected)
 
 
 def test_a_non_contiguous_parent_vector_gives_the_same_index():
     parent = torch.stack([zoo("ragged"), zoo("ragged") * 0], dim=1)[:, 0]
     assert not parent.is_contiguous()
     expected = TreeIndex.from_parent(zoo("ragged"))
-    for x, y in zip(TreeIndex.from_parent(parent).tensors, expected.tensors, strict=True):
+    assert_same_content(TreeIndex.from_parent(parent), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_nothing_is_shared_with_the_parent_vector_it_was_built_from(dtype):
+    given = zoo("ragged").to(dtype)
+    tree = TreeIndex.from_parent(given)
+    before = [x.clone() for x in tree.tensors]
+    given.zero_()
+    for x, y in zip(tree.tensors, before, strict=True):
         assert torch.equal(x, y)
+    given = zoo("ragged").to(dtype)
+    TreeIndex.from_parent(given).parent.zero_()
+    assert torch.equal(given, zoo("ragged").to(dtype))
 
 
-def everything(tree):
-    """Every tensor of an index by name, those of its layout too."""
-    layout = tree.layout._asdict()
-    found = {**vars(tree), **layout, **layout.pop("passes")._asdict()}
-    return {k: x for k, x in found.items() if isinstance(x, torch.Tensor)}
+def test_tensors_share_no_memory_with_each_other():
+    tree = TreeIndex.from_parent(zoo("forest"))
+    assert len({x.untyped_storage().data_ptr() for x in tree.tensors}) == len(tree.tensors)
 
 
-@pytest.mark.parametrize("parent", [zoo("forest"), chain(100)], ids=["forest", "deep"])
-def test_to_moves_all_but_the_host_tables(parent):
-    tree = TreeIndex.from_parent(parent)
+def test_to_moves_all_but_the_key():
+    tree = TreeIndex.from_parent(zoo("forest"))
     moved = tree.to("meta")
     assert moved.device.type == "meta" and tree.device.type == "cpu"
-    assert [x.device.type for x in moved.tensors] == ["meta", "meta", "meta", "cpu"]
-    for name, tensor in everything(moved).items():
-        host = name in ("numbers", "levels", "sizes", "table")
-        assert tensor.device.type == ("cpu" if host else "meta"), name
-    for x, y in zip(tree.to("cpu").tensors, tree.tensors, strict=True):
-        assert_close(x, y)
+    *tensors, key = moved.tensors
+    assert all(x.is_meta for x in tensors) and torch.equal(key, tree.key)
+    assert key.device.type == "cpu"
+    assert_same_content(tree.to("cpu"), tree)
 
 
-@pytest.mark.parametrize("parent", [zoo("forest"), chain(100)], ids=["forest", "deep"])
-@pytest.mark.parametrize(
-    "copied",
-    [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))],
-    ids=["copy", "deepcopy", "pickle"],
-)
-def test_copies_hold_the_same_once(parent, copied):
-    tree = TreeIndex.from_parent(parent)
-    other = copied(tree)
-    expected = everything(tree)
-    for name, x in everything(other).items():
-        assert torch.equal(x, expected[name]), name
-    assert other.layout.above.untyped_storage().data_ptr() == other.packed.data_ptr()
-    held = sum(x.numel() for x in (tree.parent, tree.order, tree.position, tree.root, tree.count))
-    held += sum(x.numel() for x in tree.tensors)
+def by_pytree(tree):
+    leaves, spec = pytree.tree_flatten(tree)
+    return pytree.tree_unflatten(leaves, spec)
+
+
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda tree: pickle.loads(pickle.dumps(tree)),
+    "tensors": lambda tree: TreeIndex(*tree.tensors),
+    "pytree": by_pytree,
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_hold_the_same(name):
+    tree = TreeIndex.from_parent(zoo("forest"))
+    tree.once("something", lambda: "large")
+    other = COPIES[name](tree)
+    assert_same_content(other, tree)
+    assert torch.equal(other.key, tree.key)
+    assert vars(other).keys() - {"_found"} == {*FIELDS}
+    held = sum(x.numel() for x in tree.tensors)
     assert len(pickle.dumps(tree)) < 8 * held + 20_000
+
+
+# --- what is worked out once ---------------------------------------------------------------------
+
+
+def test_once_makes_it_once_by_name():
+    tree, made = TreeIndex.from_parent(star(3)), []
+
+    def make():
+        made.append(None)
+        return object()
+
+    assert tree.once("a", make) is tree.once("a", make)
+    assert len(made) == 1
+    assert tree.once("b", make) is not tree.once("a", make)
+    assert TreeIndex.from_parent(star(3)).once("a", make) is not tree.once("a", make)
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_finds_what_its_original_has_and_the_other_way_round(name):
+    tree = TreeIndex.from_parent(star(3))
+    other = COPIES[name](tree)
+    mine, yours = object(), object()
+    assert tree.once("a", lambda: mine) is other.once("a", lambda: yours) is mine
+    assert other.once("b", lambda: yours) is tree.once("b", lambda: mine) is yours
+
+
+def test_what_is_found_on_one_device_is_not_taken_for_another():
+    tree = TreeIndex.from_parent(star(3))
+    tree.once("device", lambda: "cpu")
+    assert tree.to("meta").once("device", lambda: "meta") == "meta"
+
+
+def test_what_is_found_goes_with_the_last_copy():
+    class Large:
+        pass
+
+    tree = TreeIndex.from_parent(star(3))
+    there = weakref.ref(tree.once("a", Large))
+    other = copy.copy(tree)
+    del tree
+    gc.collect()
+    assert there() is not None
+    del other
+    gc.collect()
+    assert there() is None
+
+
+def test_threads_that_ask_at_once_get_one_result():
+    tree, start = TreeIndex.from_parent(star(3)), threading.Barrier(8)
+
+    def make():
+        time.sleep(0.01)
+        return object()
+
+    def ask(_):
+        start.wait()
+        return tree.once("a", make)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len({*map(id, pool.map(ask, range(8)))}) == 1
+
+
+def test_what_may_be_made_of_it_needs_another_of_it():
+    tree = TreeIndex.from_parent(star(3))
+    assert tree.once("a", lambda: tree.once("b", lambda: 1) + 1) == 2
+
+
+def test_nothing_of_inference_mode_stays_in_an_index_or_what_it_found():
+    with torch.inference_mode():
+        tree = TreeIndex.from_parent(zoo("ragged").clone())
+        made = tree.once("a", lambda: tree.count * 1.0)
+    assert not any(x.is_inference() for x in (*tree.tensors, made))
+
+
+def test_random_numbers_of_torch_are_left_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    TreeIndex.from_parent(star(3))
+    assert torch.equal(torch.rand(3), expected)
+    assert not torch.equal(TreeIndex.from_parent(star(3)).key, TreeIndex.from_parent(star(3)).key)
+
+
+# --- fake tensors --------------------------------------------------------------------------------
+
+
+def test_a_real_parent_vector_gives_a_real_index_under_fake_tensor_mode():
+    parent = zoo("ragged")
+    with FakeTensorMode():
+        tree = TreeIndex.from_parent(parent)
+        found = tree.once("a", lambda: tree.count + 1)
+    assert_same_content(tree, TreeIndex.from_parent(parent))
+    assert torch.equal(found, tree.count + 1)
+
+
+def test_a_parent_vector_without_numbers_is_refused():
+    with pytest.raises(ValueError, match=r"Expected 'parent' to hold numbers \(got one on meta"):
+        TreeIndex.from_parent(star(3).to("meta"))
 
 
 def test_the_index_is_frozen():
@@ -256,7 +331,7 @@ def test_levels_and_counts_are_right_around_powers_of_two(depth):
 def test_a_tree_of_1_000_000_leaves_is_indexed():
     tree = TreeIndex.from_parent(balanced(100, 3))
     assert (tree.num_leaves, tree.num_nodes, tree.depth) == (1_000_000, 1_010_101, 3)
-    assert tree.layout.levels[:, 5].tolist() == [100, 100, 100]
+    assert tree.family_ptr.diff().unique().tolist() == [100]
     assert tree.count[:102].tolist() == [1_000_000] + [10_000] * 100 + [100]
 
 

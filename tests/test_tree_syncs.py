@@ -21,7 +21,6 @@ import warnings
 import pytest
 import torch
 from torch import Tensor
-from torch._library.custom_ops import OPDEFS
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -29,6 +28,7 @@ from torch_geometric.data import Batch
 
 from hsa_geometric import Hierarchy, TreeIndex
 from hsa_geometric.functional import hierarchical_attention
+from hsa_geometric.kernels import operator
 from hsa_geometric.testing import (
     ZOO,
     attention_inputs,
@@ -83,9 +83,6 @@ class Device(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func.namespace == "hsa_geometric":  # the operators' own code runs here as well
-            with self:
-                return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
         if func.overloadpacket is torch.ops.aten.scalar_tensor:  # as in `x[i] = 0` on CUDA
             return func(*args, **{**kwargs, "device": torch.device("cpu")})
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
@@ -185,16 +182,16 @@ def test_two_devices_do_not_mix(device):
 # --- the index -----------------------------------------------------------------------------------
 
 TREES = {
-    "one node": (lambda: torch.tensor([0]), 3),
-    "single nodes": (lambda: torch.arange(100), 3),
-    "balanced": (lambda: balanced(10, 3), 4),
-    "binary": (lambda: balanced(2, 12), 4),
-    "ragged": (lambda: random_parent(5000, seed=1), 4),
-    "forest of 500": (lambda: forest(*[balanced(3, 2), caterpillar(4)] * 250), 4),
-    "32 levels": (lambda: forest(caterpillar(32), balanced(3, 5)), 4),
-    "33 levels": (lambda: forest(caterpillar(33), balanced(3, 5)), 5),
-    "chain of 3000": (lambda: chain(3000), 6),
-    "deep forest": (lambda: forest(caterpillar(40_000), chain(300), balanced(2, 3)), 7),
+    "one node": (lambda: torch.tensor([0]), 2),
+    "single nodes": (lambda: torch.arange(100), 2),
+    "balanced": (lambda: balanced(10, 3), 3),
+    "binary": (lambda: balanced(2, 12), 3),
+    "ragged": (lambda: random_parent(5000, seed=1), 3),
+    "forest of 500": (lambda: forest(*[balanced(3, 2), caterpillar(4)] * 250), 3),
+    "32 levels": (lambda: forest(caterpillar(32), balanced(3, 5)), 3),
+    "33 levels": (lambda: forest(caterpillar(33), balanced(3, 5)), 4),
+    "chain of 3000": (lambda: chain(3000), 4),
+    "deep forest": (lambda: forest(caterpillar(40_000), chain(300), balanced(2, 3)), 5),
 }
 
 
@@ -210,7 +207,7 @@ def test_building_an_index_waits_a_few_times_whatever_the_size(device, name):
 @pytest.mark.parametrize("name", ZOO)
 def test_the_index_is_that_of_the_cpu(device, name):
     assert_same(TreeIndex.from_parent(OnDevice(zoo(name))), TreeIndex.from_parent(zoo(name)))
-    assert len(device.waits) <= 4
+    assert len(device.waits) <= 3
 
 
 @pytest.mark.parametrize("parent", [[1, 2, 0, 3], [3, 3, 9, 3], [*range(1, 99), 0]])
@@ -224,13 +221,10 @@ def test_errors_are_those_of_the_cpu(device, parent):
 
 
 def assert_same(tree, expected):
-    for x, y in zip(tree.tensors, expected.tensors, strict=True):
+    for x, y in zip(tree.tensors[:-1], expected.tensors[:-1], strict=True):
+        assert isinstance(x, OnDevice)
         assert_close(held(x), y, rtol=0, atol=0)
-    assert [isinstance(x, OnDevice) for x in tree.tensors] == [True, True, True, False]
-    for name, x in vars(expected).items():
-        y = getattr(tree, name)
-        assert isinstance(y, OnDevice) != (name == "numbers"), name
-        assert_close(held(y), x, rtol=0, atol=0)
+    assert type(tree.key) is Tensor and tree.key.device.type == "cpu"
 
 
 # --- what comes after ----------------------------------------------------------------------------
@@ -248,7 +242,7 @@ def test_an_index_and_a_batch_move_without_waiting(device, parent):
     assert batch.num_nodes == 2 * tree.num_leaves
     assert len(device.waits) == 1
     assert batch.tree.num_trees == 2 * tree.num_trees  # built there, when it is asked for
-    assert 1 < len(device.waits) <= 7
+    assert 1 < len(device.waits) <= 5
 
 
 @pytest.mark.parametrize("name", ["forest", "deep", "one_node", "chain", "thin"])
@@ -257,6 +251,8 @@ def test_attention_on_an_index_does_not_wait(device, name, no_autocast):
     inputs = attention_inputs(tree, pos_channels=2, node_scalars=True)
     expected = attend(inputs, tree)
     there = tree.to("meta", non_blocking=True)
+    attend({k: OnDevice(x) for k, x in inputs.items()}, there)  # lays the tree out
+    device.waits.clear()
     results = attend({k: OnDevice(x) for k, x in inputs.items()}, there)
     assert device.waits == []
     assert_close([held(x) for x in results], expected)
@@ -277,7 +273,11 @@ def test_nor_does_it_wait_between_launches_of_kernels(device, name, mass, no_aut
     mass = inputs.pop("mass", None)
     more = {} if mass is None else {"mass": OnDevice(mass)}
     inputs = {k: OnDevice(x) for k, x in inputs.items()}
-    results = attend(inputs, there, backend="triton", dropout_p=0.5, training=True, **more)
+    options = {"backend": "triton", "dropout_p": 0.5, "training": True, **more}
+    attend(inputs, there, **options)  # lays the tree out
+    assert len(device.waits) <= 2
+    device.waits.clear()
+    results = attend(inputs, there, **options)
     assert device.waits == []
     assert all(isinstance(x, OnDevice) for x in results)
     tensors = [x for args in launches for x in args if isinstance(x, Tensor)]
@@ -286,11 +286,12 @@ def test_nor_does_it_wait_between_launches_of_kernels(device, name, mass, no_aut
 
 @pytest.fixture
 def no_autocast(monkeypatch):
-    """``meta`` has no autocast to switch off."""
+    """``meta`` has no autocast to switch off, and, here, numbers."""
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
+    monkeypatch.setattr(operator, "has_no_numbers", lambda x: False)
 
 
-def attend(inputs, tree, backend="torch", **options):
+def attend(inputs, tree, backend="scatter", **options):
     inputs = {name: x.requires_grad_() for name, x in inputs.items()}
     out = hierarchical_attention(**inputs, tree=tree, backend=backend, **options)
     out.sum().backward()

@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..tree import TreeIndex
 from .call import NUM_LEARNED, Call, accumulator
@@ -161,6 +163,7 @@ def unflat(args: tuple[Any, ...]) -> Call:
 
 
 @torch.library.impl("hsa_geometric::attention", "default")
+@_disable_dynamo
 def _attention(*args: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
     *rest, backend, save = args
     call, module = unflat(tuple(rest)), load(backend)
@@ -173,6 +176,7 @@ def _attention(*args: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
 
 
 @torch.library.impl("hsa_geometric::attention_backward", "default")
+@_disable_dynamo
 def _backward(grad: Tensor, grad_evidence: Tensor, saved: list[Tensor], *args: Any) -> list[Tensor]:
     *rest, backend = args
     call, module = unflat(tuple(rest)), load(backend)
@@ -218,22 +222,38 @@ def _autograd(ctx: Any, grad: Tensor, grad_evidence: Tensor, _: Any) -> tuple[An
 torch.library.register_autograd("hsa_geometric::attention", _autograd, setup_context=_setup)
 
 
+# What has been worked out about trees that only a graph's tensors know of, by their keys.
+_FOUND = WeakTensorKeyDictionary()
+
+
+def handed_out(tree: TreeIndex) -> list[Tensor]:
+    """An index as an operator returns it; what is known of it lives as long as its key."""
+    _FOUND[tree.key] = tree._found
+    return tree.tensors
+
+
+def sizes_of_index(parent: Tensor, nodes: Any, trees: Any, depth: Any, leaves: Any) -> list[Tensor]:
+    """Empty tensors like those of an index of such sizes."""
+    inner = nodes - leaves
+    sizes = [nodes] * 4 + [trees, depth, leaves, nodes, inner, inner + 1]
+    tensors = [parent.new_empty((n,), dtype=torch.long) for n in sizes]
+    return [*tensors, torch.empty((), dtype=torch.long, device="cpu")]
+
+
 @torch.library.impl("hsa_geometric::tree_index", "default")
+@_disable_dynamo
 def _tree_index(parent: Tensor, num_leaves: int | None) -> list[Tensor]:
     tree = TreeIndex.from_parent(parent)
     if num_leaves not in (None, tree.num_leaves):
         raise ValueError(
             f"Expected one row for each of the {tree.num_leaves} leaves (got {num_leaves} rows)"
         )
-    return tree.tensors
+    return handed_out(tree)
 
 
 @torch.library.register_fake("hsa_geometric::tree_index")
 def _(parent: Tensor, num_leaves: int | None) -> list[Tensor]:
     size = torch.library.get_ctx().new_dynamic_size
-    nodes, roots, levels = parent.shape[0], size(), size()
+    roots, levels = size(), size()
     leaves = size() if num_leaves is None else num_leaves
-    inner = nodes - leaves
-    sizes = [nodes] * 4 + [roots, levels, leaves, nodes, inner, inner + 1]
-    tensors = [parent.new_empty((n,), dtype=torch.long) for n in sizes]
-    return [*tensors, torch.empty((), dtype=torch.long, device="cpu")]
+    return sizes_of_index(parent, parent.shape[0], roots, levels, leaves)

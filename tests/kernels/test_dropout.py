@@ -23,14 +23,16 @@ def test_the_generator_gives_the_numbers_of_its_inventors():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_masks_are_bit_equal_to_those_of_triton(seed, p):
     pytest.importorskip("triton")
-    from hsa_geometric.kernels.triton._jit import cover, launch, load
+    from mask_kernels import mask, own_mask
+
+    from hsa_geometric.kernels.triton._jit import cover, launch
 
     heads, keys, seed = 3, 7, seed_of(seed)
     queries = torch.tensor([[0, 5, 1 << 20], [3, 4, (1 << 31) - 1]], device=DEVICE)
     expected = torch.empty(2, heads, keys, 3, device=DEVICE)
     scale = 1.0 / max(1.0 - p, 1e-30)
     launch(
-        load("dropout_kernels").mask, (cover(expected.numel(), 64),), expected.device,
+        mask, (cover(expected.numel(), 64),), expected.device,
         expected, queries, seed, expected.numel(), p, scale,
         HEADS=heads, QUERIES=3, KEYS=keys, BLOCK=64,
     )  # fmt: skip
@@ -43,7 +45,7 @@ def test_masks_are_bit_equal_to_those_of_triton(seed, p):
     leaf = queries.flatten()
     expected = torch.empty(6, heads, device=DEVICE)
     launch(
-        load("dropout_kernels").own_mask, (1,), expected.device,
+        own_mask, (1,), expected.device,
         expected, leaf, seed, expected.numel(), p, scale, HEADS=heads, BLOCK=64,
     )  # fmt: skip
     head = torch.arange(heads, device=DEVICE)

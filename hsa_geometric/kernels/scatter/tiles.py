@@ -37,7 +37,7 @@ def tiles(tree: TreeIndex) -> Tiles:
 def _tiles(tree: TreeIndex) -> Tiles:
     first, size = tree.family_ptr[:-1], tree.family_ptr.diff()
     first, size = first[size > 1].unsqueeze(1), size[size > 1].unsqueeze(1)
-    kind = torch.searchsorted(torch.tensor(WIDTHS, device=tree.device), size.squeeze(1))
+    kind = torch.searchsorted(torch.tensor(WIDTHS).to(tree.device), size.squeeze(1))
     shapes, members, seen = [], [first.new_empty(0)], [first.new_empty(0, dtype=torch.bool)]
     for which in kind.unique().tolist():
         f, b = first[kind == which], size[kind == which]

@@ -160,7 +160,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
             tree_pos: position of each tree node within its family, if :obj:`pos_dim` is set.
             return_attention_weights: also return the dense :math:`\theta`, without dropout.
         """
-        tree = as_tree(tree)
+        tree = as_tree(tree, x)
         check_tensor(x, "x", 2)
         check_rows(x, "x", tree)
         check_channels(x, "x", self.in_channels)

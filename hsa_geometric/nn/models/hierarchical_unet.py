@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,34 +14,12 @@ from torch_geometric.nn.inits import reset
 from torch_geometric.nn.resolver import activation_resolver
 
 from ...functional.checks import as_tree, check_mass
-from ...functional.clusters import clusters_at
-from ...functional.coarse_edges import coarse_edges
-from ...functional.coarse_tree import coarse_tree
-from ...functional.lift import lift_rows, nest
+from ...functional.lift import lift_rows
 from ...functional.options import check_integer
 from ...functional.pool import pool_rows
 from ...tree import TreeIndex
 from ..conv import HierarchicalAttentionConv
-
-
-class UNetLevel(NamedTuple):
-    """What a :class:`HierarchicalUNet` needs to know of one level; the first one are the leaves.
-
-    Attributes:
-        tree: the tree whose leaves are the clusters of this level.
-        cluster: cluster of each row of the level before; at the leaves, each its own.
-        mass: mass of each cluster; :obj:`None` for leaves that all weigh 1.
-        batch: sample of each cluster.
-        edge_index: edges between the clusters, if there is a graph.
-        edge_weight: their weights: sums of those of the leaves' edges.
-    """
-
-    tree: TreeIndex
-    cluster: Tensor
-    mass: Tensor | None
-    batch: Tensor
-    edge_index: Tensor | None
-    edge_weight: Tensor | None
+from ._unet_levels import UNetLevel, unet_levels
 
 
 class HierarchicalUNet(torch.nn.Module):
@@ -176,33 +154,12 @@ class HierarchicalUNet(torch.nn.Module):
         if edge_weight is not None and edge_index is None:
             raise ValueError("Expected 'edge_index' beside 'edge_weight' (got None)")
         check_mass(mass, tree)
-        fine, fine_name = clusters_at(tree, -1), "the leaves"
-        batch = fine.tree if batch is None else batch
-        if batch.shape != (tree.num_leaves,):
+        if batch is not None and batch.shape != (tree.num_leaves,):
             raise ValueError(
                 f"Expected 'batch' to have one entry for each of the {tree.num_leaves} leaves "
                 f"(got shape {list(batch.shape)})"
             )
-
-        out = [UNetLevel(tree, fine.cluster, mass, batch, edge_index, edge_weight)]
-        for level in self.levels:
-            coarse = coarse_tree(tree, level)
-            index = nest(fine, coarse.clusters, fine_name, f"level {level}")
-            fine, fine_name = coarse.clusters, f"level {level}"
-            size, last = fine.num_clusters, out[-1]
-            weight = torch.ones(index.shape, device=tree.device) if last.mass is None else last.mass
-            if last.edge_index is not None:
-                edge_index, edge_weight, _ = coarse_edges(
-                    last.edge_index, index, edge_weight=last.edge_weight
-                )
-            batch = last.batch.new_empty(size).index_copy(0, index, last.batch)
-            if not torch.equal(batch[index], last.batch):
-                raise ValueError(
-                    "Expected each tree to lie in one sample of 'batch' (got one in several)"
-                )
-            mass = pool_rows(weight, index, size, reduce="sum")
-            out.append(UNetLevel(coarse.tree, index, mass, batch, edge_index, edge_weight))
-        return out
+        return unet_levels(tree, self.levels, edge_index, edge_weight, mass, batch)
 
     def forward(
         self,
@@ -233,6 +190,7 @@ class HierarchicalUNet(torch.nn.Module):
                 cross, as they may where a tree is ragged.
         """
         if not isinstance(tree, list):
+            tree = as_tree(tree, x)
             steps = self.precompute(tree, edge_index, edge_weight, mass=mass, batch=batch)
         else:
             steps = tree

@@ -64,7 +64,7 @@ def compile_all(capability):
     from hsa_geometric import TreeIndex
     from hsa_geometric.functional import hierarchical_attention
     from hsa_geometric.kernels import triton as package
-    from hsa_geometric.kernels.triton import call, dropout, scalars, siblings, sweeps
+    from hsa_geometric.kernels.triton import call, scalars, siblings, sweeps
     from hsa_geometric.testing import attention_inputs, balanced, caterpillar, chain, forest, star
 
     driver.set_active(Driver(capability))
@@ -87,7 +87,7 @@ def compile_all(capability):
         print(f"sm_{capability} {kernel.__name__} {kind} registers {registers} stack {stack} "
               f"warps {warps} shared {shared}")  # fmt: skip
 
-    for module in (sweeps, scalars, siblings, dropout):
+    for module in (sweeps, scalars, siblings):
         module.launch = launch
 
     def run(parent, dtype, heads=8, channels=32, values=32, **options):
@@ -98,9 +98,7 @@ def compile_all(capability):
         )
         inputs = {n: x.requires_grad_() for n, x in inputs.items()}
         out = hierarchical_attention(**inputs, tree=tree, backend="triton", **options)
-        grads = torch.autograd.grad(out.sum(), list(inputs.values()), create_graph=True)
-        if "dropout_p" in options:  # the torch backend's pieces with these masks
-            sum(g.sum() for g in grads).backward()
+        torch.autograd.grad(out.sum(), list(inputs.values()))
 
     run(balanced(4, 2), torch.bfloat16)
     run(forest(star(40), star(3)), torch.float32)

@@ -14,7 +14,7 @@ from helpers import DEVICE
 from torch.testing import assert_close
 
 from hsa_geometric import TreeIndex
-from hsa_geometric.functional import attention, hierarchical_attention
+from hsa_geometric.functional import hierarchical_attention
 from hsa_geometric.kernels import triton
 from hsa_geometric.kernels.triton import call
 from hsa_geometric.nn import HierarchicalAttentionConv
@@ -123,11 +123,6 @@ def test_it_is_one_graph_with_the_same_result_and_gradients(dropout_p):
 
 
 # --- the choice of a backend ---------------------------------------------------------------------
-
-
-def test_auto_is_torch_until_the_kernels_have_run_on_a_gpu():
-    for device in ("cpu", "cuda"):
-        assert attention._resolve("auto", torch.device(device)) == "torch"
 
 
 def small():

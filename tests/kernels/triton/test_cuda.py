@@ -49,7 +49,7 @@ def step(tree, dtype=torch.bfloat16, **options):
 def test_results_are_those_of_the_torch_backend_on_the_cpu(tree, dtype):
     inputs = attention_inputs(tree, heads=2, channels=24, value_channels=33, dtype=dtype)
     here = {n: x.cpu().double() for n, x in inputs.items()}
-    expected = attend(here, TreeIndex.from_parent(tree.parent.cpu()), backend="torch")
+    expected = attend(here, TreeIndex.from_parent(tree.parent.cpu()), backend="scatter")
     close = 1e-9 if dtype == torch.float64 else 2e-4
     for name, x in attend(inputs, tree).items():
         scale = expected[name].abs().max()
@@ -58,7 +58,7 @@ def test_results_are_those_of_the_torch_backend_on_the_cpu(tree, dtype):
 
 def test_half_precision_is_within_its_roundings(tree):
     inputs = attention_inputs(tree, heads=2, channels=32, value_channels=32, dtype=torch.bfloat16)
-    expected = attend({n: x.double() for n, x in inputs.items()}, tree, backend="torch")
+    expected = attend({n: x.double() for n, x in inputs.items()}, tree, backend="scatter")
     for name, x in attend(inputs, tree).items():
         error = (x.double() - expected[name]).abs().max() / expected[name].abs().max()
         assert error < 4 * torch.finfo(torch.bfloat16).eps, name
@@ -78,7 +78,7 @@ def test_a_million_leaves():
     inputs = attention_inputs(tree, heads=2, channels=16, value_channels=16, dtype=torch.bfloat16)
     out = attend(inputs, tree)["out"]
     expected = hierarchical_attention(**{n: x.float() for n, x in inputs.items()}, tree=tree,
-                                      backend="torch")  # fmt: skip
+                                      backend="scatter")  # fmt: skip
     assert_close(out.float(), expected, rtol=0.02, atol=0.02)
 
 
@@ -105,7 +105,7 @@ def test_nothing_waits_for_the_device(tree, dropout_p):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("backend", ["triton", "scatter"])
 def test_forward_and_backward_are_captured_in_a_graph(tree, backend):
     inputs = attention_inputs(tree, heads=4, channels=32, value_channels=32, dtype=torch.bfloat16)
     inputs = {n: x.requires_grad_() for n, x in inputs.items()}

@@ -9,9 +9,9 @@ from attending import agree, attend, equal, families
 from helpers import DEVICE
 
 from hsa_geometric import TreeIndex
-from hsa_geometric.kernels import eager
-from hsa_geometric.kernels.triton import places
+from hsa_geometric.kernels.triton import plan as plans
 from hsa_geometric.kernels.triton import siblings as backend
+from hsa_geometric.kernels.triton.plan import Plan
 from hsa_geometric.testing import attention_inputs, balanced, forest, star
 
 BOUNDARIES = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65)
@@ -31,7 +31,7 @@ def tile(request, monkeypatch):
     monkeypatch.setattr(backend, "others", lambda *_: keys)
 
 
-# --- the torch backend's results -----------------------------------------------------------------
+# --- the results of scatter -----------------------------------------------------------------
 
 
 def test_families_that_end_at_the_boundaries_of_tiles(tile):
@@ -98,7 +98,7 @@ def test_float32_is_within_its_roundings(tile):
     narrow = attention_inputs(
         tree, channels=24, value_channels=33, pos_channels=2, dtype=torch.float32
     )
-    expected = attend({n: x.double() for n, x in narrow.items()}, tree, backend="torch")
+    expected = attend({n: x.double() for n, x in narrow.items()}, tree, backend="scatter")
     for name, x in attend(narrow, tree).items():
         assert x.dtype == torch.float32
         error = (x.double() - expected[name]).abs().max() / expected[name].abs().max()
@@ -118,10 +118,10 @@ def test_offsets_of_64_bits_give_the_same(monkeypatch):
     parent = families(17, 5).parent
     inputs = attention_inputs(TreeIndex.from_parent(parent), pos_channels=1, dtype=torch.float32)
     expected = attend(inputs, TreeIndex.from_parent(parent))
-    monkeypatch.setattr(places, "INT32_LIMIT", 1)
-    tree = TreeIndex.from_parent(parent)  # another one, whose places are made now
+    monkeypatch.setattr(plans, "INT32_LIMIT", 1)
+    tree = TreeIndex.from_parent(parent)  # another one, whose plan is made now
     equal(attend(inputs, tree), expected)
-    assert places.Places.of(eager.plan.Plan.of(tree.tensors)).source.dtype == torch.int64
+    assert Plan.of(tree).source.dtype == torch.int64
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of infinities
@@ -153,19 +153,18 @@ def test_a_value_that_is_not_finite_reaches_its_whole_family(tile):
 
 @pytest.mark.parametrize("parent", [star(8), forest(*[star(8)] * 5), balanced(8, 3), cut_root()])
 def test_families_of_a_size_that_divides_the_tile_are_not_cut(parent):
-    plan = eager.plan.Plan.of(TreeIndex.from_parent(parent).tensors)
+    plan = Plan.of(TreeIndex.from_parent(parent))
     tile = backend.tile_size(plan, 32)
     assert tile == backend.others(plan, tile) == 16
-    where = places.Places.of(plan)
     shift = -backend.aligned(plan) % tile
-    lowest = where.ends - where.starts == 8
-    first, last = where.starts[lowest], where.ends[lowest] - 1
+    lowest = plan.ends - plan.starts == 8
+    first, last = plan.starts[lowest], plan.ends[lowest] - 1
     assert torch.equal((first + shift) // tile, (last + shift) // tile)
 
 
 def test_families_that_are_cut_meet_more_keys_at_once():
     for sizes, keys in [((17, 3), 32), ((4, 8, 16, 16), 16), ((2, 1), 16), ((5, 9, 2), 32)]:
-        plan = eager.plan.Plan.of(families(*sizes).tensors)
+        plan = Plan.of(families(*sizes))
         assert backend.others(plan, backend.SMALL_TILE) == keys
     assert backend.others(plan, backend.LARGE_TILE) == backend.LARGE_TILE
 

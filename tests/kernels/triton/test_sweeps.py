@@ -7,10 +7,10 @@ from helpers import DEVICE
 from torch.testing import assert_close
 
 from hsa_geometric import TreeIndex
-from hsa_geometric.kernels.eager import sweeps as eager
-from hsa_geometric.kernels.eager.plan import Plan
+from hsa_geometric.kernels.scatter.sweeps import up
 from hsa_geometric.kernels.triton import call, sweeps
-from hsa_geometric.kernels.triton.attention import aggregate
+from hsa_geometric.kernels.triton.attention import masses
+from hsa_geometric.kernels.triton.plan import Plan
 from hsa_geometric.testing import (
     attention_inputs,
     balanced,
@@ -42,7 +42,7 @@ def launches(monkeypatch):
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_they_equal_the_torch_backend(name):
+def test_they_equal_scatter(name):
     tree = index(name)
     agree(attention_inputs(tree), tree)
 
@@ -52,18 +52,18 @@ def test_sums_of_families_of_any_length():
         tree = TreeIndex.from_parent(forest(star(size), star(2)).to(DEVICE))
         x = [torch.randn(tree.num_leaves, c, dtype=torch.float64, device=DEVICE) for c in (3, 1, 2)]
         weight = torch.rand(tree.num_nodes, dtype=torch.float64, device=DEVICE)
-        plan = Plan.of(tree.tensors)
-        expected = eager.up(x, weight, tree.tensors)[plan.inner]
+        plan = Plan.of(tree)
+        expected = up(torch.cat(x, dim=1), tree, weight)[plan.inner]
         assert_close(sweeps.sums(x, weight, plan), expected)
         assert_close(sweeps.sums(x[:1], None, plan), x[0].new_tensor([[1.0]]) * torch.stack(
             [x[0][:size].sum(0), x[0][size:].sum(0)]))  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["forest", "single_nodes", "deep", "wide"])
-def test_masses_are_those_of_the_torch_backend(name):
+def test_masses_are_those_of_scatter(name):
     tree = index(name)
     mass = torch.rand(tree.num_leaves, dtype=torch.float64, device=DEVICE)
-    assert_close(aggregate(mass, tree.tensors), eager.aggregate(mass, tree.tensors))
+    assert_close(masses(mass, Plan.of(tree)), up(mass, tree))
 
 
 def test_log_evidence_is_accurate_far_from_and_near_zero():
