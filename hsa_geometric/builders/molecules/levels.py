@@ -108,7 +108,7 @@ def _matches(mol: Any, pattern: Any) -> Any:
     """All matches: RDKit's default, also within recursive patterns, is the first 1,000."""
     from rdkit import Chem
 
-    parameters = Chem.SubstructMatchParameters()
+    parameters: Any = Chem.SubstructMatchParameters()
     parameters.maxMatches = 2**31 - 1
     parameters.maxRecursiveMatches = 2**31 - 1
     return mol.GetSubstructMatches(pattern, parameters)
