@@ -9,7 +9,9 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
-spec = importlib.util.spec_from_file_location("native_build", HERE / "hsa_geometric/native/build.py")
+spec = importlib.util.spec_from_file_location(
+    "native_build", HERE / "hsa_geometric/native/build.py"
+)
 native = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(native)
 
@@ -18,9 +20,11 @@ class BuildKernel(build_ext):
     """Compile, or leave word why not: without the kernel all works, on the backend 'scatter'."""
 
     def get_ext_filename(self, fullname):
+        """Without the name of this Python in it."""
         return str(Path(*fullname.split(".")[:-1], native.LIBRARY))
 
     def build_extension(self, ext):
+        """The library, or a file that says why there is none."""
         folder = Path(self.get_ext_fullpath(ext.name)).parent
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -42,6 +46,7 @@ class PlatformWheel(bdist_wheel):
     """The library knows no Python, so one wheel serves all versions of it."""
 
     def get_tag(self):
+        """Any Python, this platform."""
         return "py3", "none", super().get_tag()[2]
 
 

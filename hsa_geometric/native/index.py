@@ -21,7 +21,12 @@ def index(parent: Tensor) -> list[Tensor] | None:
     buffer = torch.empty(8 * nodes + 5, dtype=torch.long)
     at, step = buffer.data_ptr(), 8 * nodes
     # order, position, up, starts, leaf, count, family_parent; family_ptr is one longer
-    if lib.hsa_index(parent.data_ptr(), nodes, *(at + i * step for i in range(8)), at + 8 * step + 8) != nodes:
+    if (
+        lib.hsa_index(
+            parent.data_ptr(), nodes, *(at + i * step for i in range(8)), at + 8 * step + 8
+        )
+        != nodes
+    ):
         return None
     trees, leaves, inner, depth = buffer[-4:].tolist()
     order, position, up, starts, leaf, count, family_parent = buffer[: 7 * nodes].view(7, nodes)

@@ -62,8 +62,14 @@ def _node_values(call: Call, dtype: torch.dtype) -> list[Tensor | None]:
 
 
 def _run(
-    function: Any, call: Call, walk: Walk, mass: Tensor, given: list[Tensor | None],
-    leaves: list[tuple[int, int, int]], learned: list[Tensor | None], addresses: tuple[int, ...],
+    function: Any,
+    call: Call,
+    walk: Walk,
+    mass: Tensor,
+    given: list[Tensor | None],
+    leaves: list[tuple[int, int, int]],
+    learned: list[Tensor | None],
+    addresses: tuple[int, ...],
     save: bool,
 ) -> None:
     """Call the kernel; the order of everything here is that of ``call.h``."""
