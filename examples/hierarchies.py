@@ -540,10 +540,14 @@ def draw_clusters(figure: Any, h: Hierarchy, given: dict[str, Any]) -> None:
 
 
 def dendrogram() -> dict[str, Any]:
-    """A linkage of SciPy, and a clustering of scikit-learn."""
+    """A linkage of SciPy, a clustering of scikit-learn, and a condensed tree of HDBSCAN."""
     points = blobs()["x"][::2].numpy()
     model = _require("sklearn.cluster").AgglomerativeClustering(n_clusters=3).fit(points)
-    return {"Z": _require("scipy.cluster.hierarchy").linkage(points, "average"), "model": model}
+    Z = _require("scipy.cluster.hierarchy").linkage(points, "average")
+    # Rows of parent, child, lambda and size: two clusters, and leaf 4, which is noise.
+    tree = [[5, 6, 0.5, 2], [5, 7, 0.5, 2], [5, 4, 0.2, 1]]
+    tree += [[6, 0, 9.0, 1], [6, 1, 9.0, 1], [7, 2, 8.0, 1], [7, 3, 8.0, 1]]
+    return {"Z": Z, "model": model, "tree": tree}
 
 
 def draw_linkage(figure: Any, h: Hierarchy, given: dict[str, Any]) -> None:
@@ -769,8 +773,12 @@ SOURCES = {
         draw_clusters,
     ),
     "linkage": Source(
-        "a linkage `Z` of SciPy,<br>a `model` of scikit-learn",
-        ("from_linkage(Z, num_clusters=[3, 9])", "from_children(model.children_)"),
+        "a linkage `Z` of SciPy,<br>a `model` of scikit-learn,<br>a condensed `tree` of HDBSCAN",
+        (
+            "from_linkage(Z, num_clusters=[3, 9])",
+            "from_children(model.children_)",
+            "from_condensed_tree(tree)",
+        ),
         "a dendrogram, cut twice",
         dendrogram,
         draw_linkage,
