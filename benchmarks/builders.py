@@ -2,13 +2,19 @@
 
 ``python -m benchmarks.builders`` prints tables: points against SciPy's k-d tree, molecules against
 RDKit's reading and PyG's features, and with ``--graph-nodes`` graphs of four edges a node. The
-calls of one row take turns.
+calls of one row take turns. With ``--random-nodes`` each method of ``from_graph`` runs once on
+random graphs, of four edges a node too, against what its library spends of that time.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from inspect import isgenerator
+from pkgutil import resolve_name
+from time import perf_counter
+from unittest.mock import patch
 
 import torch
 
@@ -22,6 +28,14 @@ from .report import markdown
 
 AIM = 5  # from_points of a million points, against cKDTree
 REPEATS = 3
+LIBRARY = {  # where each method of from_graph leaves the work to its library
+    "matching": [],
+    "metis": ["pymetis.part_graph"],
+    "spectral": ["numpy.linalg.eigh"]
+    + [f"scipy.sparse.linalg.{name}" for name in ("eigsh", "lobpcg", "spilu")],
+    "communities": ["networkx.algorithms.community.louvain_partitions"],
+    "agglomerative": ["sklearn.cluster.AgglomerativeClustering.fit"],
+}
 
 
 def measure(num_points: int, dim: int = 3, seed: int = 0) -> dict[str, float]:
@@ -86,6 +100,45 @@ def graphs(num_nodes: int) -> dict[str, float]:
     return _medians(calls)
 
 
+def random_graph(num_nodes: int, method: str) -> tuple[float, float]:
+    """Seconds of one call on a random graph, and those of them within the method's library."""
+    generator = torch.Generator().manual_seed(0)
+    edge_index = torch.randint(num_nodes, (2, 4 * num_nodes), generator=generator)
+    x = torch.rand(num_nodes, 3, generator=generator)
+    from_graph(edge_index[:, :0], num_nodes=1, method=method, x=x[:1])  # imports
+    spent: list[float] = []
+
+    def timed(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **options: object) -> object:
+            start = perf_counter()
+            try:
+                found = function(*args, **options)
+                return list(found) if isgenerator(found) else found
+            finally:
+                spent.append(perf_counter() - start)
+
+        return call
+
+    with ExitStack() as patches:
+        for name in LIBRARY[method]:
+            patches.enter_context(patch(name, timed(resolve_name(name))))
+        start = perf_counter()
+        from_graph(edge_index, num_nodes=num_nodes, method=method, x=x)
+        return perf_counter() - start, sum(spent)
+
+
+def random_table(sizes: Sequence[int], methods: Sequence[str]) -> str:
+    """One row for each number of nodes: seconds, and the ratio to what the library spends."""
+    rows = []
+    for num_nodes in sizes:
+        row = [f"{num_nodes:,}"]
+        for method in methods:
+            total, inside = random_graph(num_nodes, method)
+            row.append(f"{total:.1f} ({total / inside:.1f}×)" if inside else f"{total:.1f}")
+        rows.append(row)
+    return markdown(["nodes", *methods], rows)
+
+
 def _medians(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     timings, failed = interleaved(calls, seconds=0, least=REPEATS)
     if failed:
@@ -105,22 +158,28 @@ def seconds_table(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the machine and the table."""
     p = argparse.ArgumentParser("python -m benchmarks.builders", description=__doc__)
-    p.add_argument("--sizes", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
+    p.add_argument("--sizes", nargs="*", type=int, default=[10_000, 100_000, 1_000_000])
     p.add_argument("--atoms", nargs="*", type=int, default=[100, 1_000, 10_000])
     p.add_argument("--graph-nodes", nargs="*", type=int, default=[1_500, 3_000, 6_000])
+    p.add_argument("--random-nodes", nargs="*", type=int, default=[])
+    p.add_argument("--methods", nargs="+", choices=LIBRARY, default=list(LIBRARY))
     p.add_argument("--threads", type=int, default=2)
     args = p.parse_args(arguments)
     torch.set_num_threads(args.threads)
     print(f"Machine: {machine_line(machine(args.threads))}; float32, 3 dimensions\n")
-    print("Milliseconds, and the time relative to cKDTree (one thread) of the same points:\n")
-    print(table(args.sizes))
-    print(f"\nAim: from_points of 1,000,000 points in at most {AIM}× cKDTree.")
+    if args.sizes:
+        print("Milliseconds, and the time relative to cKDTree (one thread) of the same points:\n")
+        print(table(args.sizes))
+        print(f"\nAim: from_points of 1,000,000 points in at most {AIM}× cKDTree.")
     if args.atoms:
         print("\nMolecules, milliseconds; the first column is what the libraries need alone:\n")
         print(seconds_table("atoms", molecules, args.atoms))
     if args.graph_nodes:
         print("\nGraphs, milliseconds; 'Louvain' is what networkx needs alone:\n")
         print(seconds_table("nodes", graphs, args.graph_nodes))
+    if args.random_nodes:
+        print("\nRandom graphs, seconds; in brackets relative to what the library needs of it:\n")
+        print(random_table(args.random_nodes, args.methods))
 
 
 if __name__ == "__main__":

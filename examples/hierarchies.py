@@ -21,7 +21,7 @@ from typing import Any
 
 import networkx as nx
 import torch
-from _progress import progress_bar
+from hsa_geometric.builders._progress import progress_bar
 from torch import Tensor
 
 from hsa_geometric import Hierarchy, builders, coarsen

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _progress import progress_bar
+from hsa_geometric.builders._progress import progress_bar
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 from torch_geometric.nn import GINEConv

@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _progress import progress_bar
+from hsa_geometric.builders._progress import progress_bar
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 

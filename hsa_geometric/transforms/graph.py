@@ -9,6 +9,7 @@ from torch_geometric.data import Data
 
 from hsa_geometric.builders.graph.from_graph import check_options, from_graph
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.functional.options import check_bool
 from hsa_geometric.transforms._base import HierarchyTransform
 
 
@@ -21,6 +22,7 @@ class GraphHierarchy(HierarchyTransform):
     Args:
         method: ``'matching'``, ``'metis'``, ``'components'``, ``'communities'``,
             ``'agglomerative'`` or ``'spectral'``.
+        progress: whether each graph shows a bar on stderr.
         **options: of the method, such as ``seed``, ``branching`` or ``leaf_size``.
 
     Raises:
@@ -34,14 +36,18 @@ class GraphHierarchy(HierarchyTransform):
         Hierarchy(leaves=4, nodes=7, depth=2, x=[4, 8], edge_index=[2, 3])
     """
 
-    def __init__(self, method: str = "matching", **options: Any) -> None:
+    def __init__(
+        self, method: str = "matching", *, progress: bool = False, **options: Any
+    ) -> None:
         check_options(method, options)
+        check_bool(progress, "progress")
         # Their values are tried on two nodes, so that each check stands in one place.
         features: dict[str, Any] = {str(options.get("features") or "x"): torch.zeros(2, 1)}
         from_graph(torch.tensor([[0], [1]]), method=method, **features, **options)
         self.method = method
+        self.progress = progress
         self.options = options
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
-        return from_graph(data, method=self.method, **self.options)
+        return from_graph(data, method=self.method, progress=self.progress, **self.options)

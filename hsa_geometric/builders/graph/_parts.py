@@ -9,19 +9,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._progress import Step, no_step
 from hsa_geometric.builders.graph._graph import Graph
 
 Labels: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 
 def cut_down(
-    graph: Graph, split: Callable[[Any], Labels], *, branching: int, leaf_size: int
+    graph: Graph,
+    split: Callable[[Any], Labels],
+    step: Step = no_step,
+    *,
+    branching: int,
+    leaf_size: int,
 ) -> Tensor:
     """Forest of parts: one tree for each component, down to parts of ``leaf_size`` nodes.
 
     Args:
         graph: the graph.
         split: part of each node, from the adjacency matrix of a connected part.
+        step: told how many nodes found their family.
         branching: the number of parts that ``split`` makes.
         leaf_size: parts of at most that many nodes become families.
 
@@ -37,11 +44,13 @@ def cut_down(
         nodes, sub, up = todo.pop()
         if nodes.size == 1:
             leaf_parent[nodes] = nodes if up < 0 else num_nodes + up
+            step(1)
             continue
         part = len(above)
         above.append(up)
         if nodes.size <= max(leaf_size, branching):
             leaf_parent[nodes] = num_nodes + part
+            step(nodes.size)
             continue
         todo += [(nodes[n], s, part) for n, s in parts_of(sub, _cut(sub, split))]
     inner = np.array(above, dtype=np.int64)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._progress import Step, no_step
 from hsa_geometric.builders.graph._graph import Graph
 from hsa_geometric.builders.graph._parts import components_of, parts_of
 from hsa_geometric.functional.options import check_choice
@@ -15,7 +16,13 @@ from hsa_geometric.functional.options import check_choice
 LINKAGES = ("ward", "average", "complete", "single")
 
 
-def agglomerative(graph: Graph, *, linkage: str = "ward", features: str | None = None) -> Tensor:
+def agglomerative(
+    graph: Graph,
+    step: Step = no_step,
+    *,
+    linkage: str = "ward",
+    features: str | None = None,
+) -> Tensor:
     """Forest of binary trees: the order in which neighbours merge."""
     check_choice(linkage, "linkage", LINKAGES)
     try:
@@ -31,6 +38,7 @@ def agglomerative(graph: Graph, *, linkage: str = "ward", features: str | None =
     # One component at a time: scikit-learn would join them with a warning.
     for nodes, sub in parts_of(adjacency, components_of(adjacency)):
         if nodes.size == 1:
+            step(1)
             continue
         merges = AgglomerativeClustering(
             n_clusters=None, distance_threshold=0, linkage=linkage, connectivity=sub
@@ -38,6 +46,7 @@ def agglomerative(graph: Graph, *, linkage: str = "ward", features: str | None =
         new = offset + np.arange(nodes.size - 1)
         parent[np.concatenate([nodes, new])[merges.children_]] = new[:, None]
         offset += new.size
+        step(nodes.size)
     return torch.from_numpy(parent[:offset]).to(graph.sample.device)
 
 

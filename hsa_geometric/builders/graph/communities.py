@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._progress import Step, no_step
 from hsa_geometric.builders.graph._forest import stack
 from hsa_geometric.builders.graph._graph import Graph
 from hsa_geometric.builders.graph._parts import components_of, parts_of
@@ -18,7 +19,12 @@ ALGORITHMS = ("louvain", "greedy_modularity")
 
 
 def communities(
-    graph: Graph, *, algorithm: str = "louvain", resolution: float = 1.0, seed: int = 0
+    graph: Graph,
+    step: Step = no_step,
+    *,
+    algorithm: str = "louvain",
+    resolution: float = 1.0,
+    seed: int = 0,
 ) -> Tensor:
     """Forest of communities, nested for Louvain, below the connected components."""
     check_choice(algorithm, "algorithm", ALGORITHMS)
@@ -32,6 +38,7 @@ def communities(
     labels: list[np.ndarray[Any, Any]] = []
     for nodes, sub in parts_of(adjacency, graph.sample.cpu().numpy()):
         if sub.nnz == 0:
+            step(nodes.size)
             continue
         levels = _partitions(nx.from_scipy_sparse_array(sub), algorithm, resolution, seed)
         while len(labels) < len(levels):  # other samples repeat their last level
@@ -40,6 +47,7 @@ def communities(
             for members in levels[min(i, len(levels) - 1)]:
                 inside = nodes[list(members)]
                 label[inside] = inside.min()
+        step(nodes.size)
 
     vectors, names = [], np.arange(graph.num_nodes)
     for label in [*labels, components_of(adjacency)]:

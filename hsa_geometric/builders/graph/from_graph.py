@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hsa_geometric.builders._attach import attach
 from hsa_geometric.builders._ids import Ids
+from hsa_geometric.builders._progress import counting
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.builders.graph._forest import join
 from hsa_geometric.builders.graph._graph import Weights, read_graph
@@ -22,8 +23,8 @@ from hsa_geometric.builders.graph.spectral import spectral
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional.options import check_choice
 
-# Each turns a Graph into a forest, nodes first, in which each component is a tree. What it takes
-# beside the graph are its options.
+# Each turns a Graph into a forest, nodes first, in which each component is a tree, and tells how
+# many nodes are done. What it takes by keyword are its options.
 METHODS: dict[str, Callable[..., Tensor]] = {
     "matching": matching,
     "metis": metis,
@@ -41,7 +42,8 @@ def check_options(method: str, options: Iterable[str]) -> None:
         ValueError: listing the choices.
     """
     check_choice(method, "method", METHODS)
-    taken = list(inspect.signature(METHODS[method]).parameters)[1:]
+    parameters = inspect.signature(METHODS[method]).parameters.values()
+    taken = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     for name in options:
         if name not in taken:
             raise ValueError(
@@ -64,6 +66,7 @@ def from_graph(
     resolution: float | None = None,
     linkage: str | None = None,
     features: str | None = None,
+    progress: bool = False,
     **leaf_data: Any,
 ) -> Hierarchy:
     r"""Build a hierarchy over the nodes of a graph: node ``i`` is leaf ``i``.
@@ -135,6 +138,9 @@ def from_graph(
         resolution: above 1 for more communities, below for fewer. (default: 1.0)
         linkage: ``'ward'``, ``'average'``, ``'complete'`` or ``'single'``. (default: ``'ward'``)
         features: name of the attribute to compare nodes by. (default: ``x``, or else ``pos``)
+        progress: whether a bar on stderr counts the nodes that are done: found their pair or
+            family, or for ``communities`` all those of a sample at a time, and for
+            ``agglomerative`` of a component, whose library says nothing before. (default: off)
         **leaf_data: as for :func:`~hsa_geometric.builders.from_parent`; replaces what the Data has
             under the same name.
 
@@ -178,7 +184,9 @@ def from_graph(
     check_options(method, options)
 
     read, data = read_graph(graph, edge_weight, num_nodes, batch, leaf_data)
-    parent = join(METHODS[method](read, **options), read.sample)
+    with counting(progress, read.num_nodes, f"from_graph: {method}", "node") as step:
+        forest = METHODS[method](read, step, **options)
+    parent = join(forest, read.sample)
     if batch is not None:
         leaf_data["batch"] = read.sample
     return attach(data, from_parent(parent, **leaf_data), leaf_data)

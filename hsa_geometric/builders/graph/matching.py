@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
+from hsa_geometric.builders._progress import Step, no_step
 from hsa_geometric.builders.graph._forest import stack
 from hsa_geometric.builders.graph._graph import Graph
 from hsa_geometric.functional.options import check_bool, check_integer
@@ -16,7 +17,9 @@ ROUNDS_BY_WEIGHT = 16
 _MASK = 0x7FFFFFFF
 
 
-def matching(graph: Graph, *, seed: int = 0, two_hop: bool = True) -> Tensor:
+def matching(
+    graph: Graph, step: Step = no_step, *, seed: int = 0, two_hop: bool = True
+) -> Tensor:
     """Forest of a multilevel matching: each level joins nodes in twos, rarely up to fours."""
     check_integer(seed, "seed", 0)
     check_bool(two_hop, "two_hop")
@@ -38,10 +41,12 @@ def matching(graph: Graph, *, seed: int = 0, two_hop: bool = True) -> Tensor:
         levels.append(cluster)
 
         sample = sample[opens]
+        step(opens.numel() - sample.numel())
         size = size.new_zeros(sample.numel()).index_add(0, cluster, size)
         edge_index, _ = cluster[edge_index].sort(dim=0)
         apart = edge_index[0] != edge_index[1]
         edge_index, weight = coalesce(edge_index[:, apart], weight[apart], sample.numel())
+    step(sample.numel())
     return stack(levels, graph.num_nodes, graph.sample.device)
 
 

@@ -8,13 +8,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from hsa_geometric.builders._progress import Step, no_step
 from hsa_geometric.builders.graph._graph import Graph
 from hsa_geometric.builders.graph._parts import Labels, cut_down
 from hsa_geometric.functional.options import check_integer
 
 
 def metis(
-    graph: Graph, *, branching: int = 8, leaf_size: int | None = None, seed: int = 0
+    graph: Graph,
+    step: Step = no_step,
+    *,
+    branching: int = 8,
+    leaf_size: int | None = None,
+    seed: int = 0,
 ) -> Tensor:
     """Forest of recursive METIS partitions."""
     check_integer(branching, "branching", 2)
@@ -28,7 +34,7 @@ def metis(
             "method='metis' needs pymetis: pip install 'hsa_geometric[clusters]'"
         ) from error
     split = partial(_split, branching=branching, seed=seed)
-    return cut_down(graph, split, branching=branching, leaf_size=leaf_size)
+    return cut_down(graph, split, step, branching=branching, leaf_size=leaf_size)
 
 
 def _split(adjacency: Any, *, branching: int, seed: int) -> Labels:

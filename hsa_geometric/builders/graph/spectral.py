@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from hsa_geometric.builders._progress import Step, no_step
 from hsa_geometric.builders.graph._graph import Graph
 from hsa_geometric.builders.graph._parts import Labels, cut_down
 from hsa_geometric.functional.options import check_integer
@@ -17,10 +18,10 @@ DENSE = 64  # up to here LAPACK is the fastest
 EXPANDER = 0.05  # a second eigenvalue of so many mean degrees is a graph without good cuts
 
 
-def spectral(graph: Graph, *, leaf_size: int = 8) -> Tensor:
+def spectral(graph: Graph, step: Step = no_step, *, leaf_size: int = 8) -> Tensor:
     """Forest of recursive spectral bisections."""
     check_integer(leaf_size, "leaf_size", 2)
-    return cut_down(graph, _split, branching=2, leaf_size=leaf_size)
+    return cut_down(graph, _split, step, branching=2, leaf_size=leaf_size)
 
 
 def _split(adjacency: Any) -> Labels:
