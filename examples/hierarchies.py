@@ -21,10 +21,10 @@ from typing import Any
 
 import networkx as nx
 import torch
-from hsa_geometric.builders._progress import progress_bar
 from torch import Tensor
 
 from hsa_geometric import Hierarchy, builders, coarsen
+from hsa_geometric.builders._progress import progress_bar
 from hsa_geometric.functional import aggregate, clusters_at, lift, pool
 from hsa_geometric.report import plot_hierarchy
 

@@ -34,12 +34,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hsa_geometric.builders._progress import progress_bar
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 from torch_geometric.nn import GINEConv
 
 from hsa_geometric import Hierarchy
+from hsa_geometric.builders._progress import progress_bar
 from hsa_geometric.nn import HierarchicalAttentionConv
 
 MODELS = {  # in the order of training: message passing alone gets the seconds that `hsa` took

@@ -37,12 +37,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from hsa_geometric.builders._progress import progress_bar
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from hsa_geometric import Hierarchy
 from hsa_geometric.builders import from_mesh
+from hsa_geometric.builders._progress import progress_bar
 from hsa_geometric.data import coarsen
 from hsa_geometric.functional import clusters_at, hierarchical_attention, lift
 

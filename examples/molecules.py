@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hsa_geometric.builders._progress import progress_bar
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 from torch_geometric.nn import GINEConv, global_add_pool, global_mean_pool
 
 from hsa_geometric import Hierarchy, TreeIndex
+from hsa_geometric.builders._progress import progress_bar
 from hsa_geometric.builders.molecules import atom_groups
 from hsa_geometric.nn import HierarchicalAttentionConv
 

@@ -7,6 +7,7 @@ from helpers import DEVICE
 
 from benchmarks import aims, gate, run, shapes
 from benchmarks.baselines import METHODS, Method
+from benchmarks.builders import LIBRARY, random_table
 from benchmarks.case import Case, Prepared, Skipped
 from benchmarks.measure import interleaved
 from benchmarks.plot import crossover
@@ -247,3 +248,11 @@ def test_the_runner_for_gpus_prints_no_speed_of_kernels_that_are_wrong(monkeypat
     monkeypatch.setattr(gate, "check", lambda *args: gate.Verdict([], []))
     assert gpu.main(["--device", DEVICE, "--shrink", "4096"]) == 1
     assert "two runs of balanced" in capsys.readouterr().err
+
+
+def test_every_method_of_from_graph_is_timed_beside_its_library():
+    text = random_table([60], list(LIBRARY))
+    heads, _, row = [line.split("|")[1:-1] for line in text.splitlines()]
+    assert [head.strip() for head in heads] == ["nodes", *LIBRARY]
+    has_library = ["×" in cell for cell in row[1:]]
+    assert has_library == [bool(names) for names in LIBRARY.values()]

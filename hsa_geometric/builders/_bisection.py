@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hsa_geometric.builders._levels import parent_of_levels
+from hsa_geometric.builders._progress import Step, counting
 from hsa_geometric.functional.options import check_choice, check_integer
 
 EIGH_DIMENSIONS = 8  # beyond, D x D covariances of all parts would outgrow the points themselves
@@ -33,7 +34,13 @@ def check_options(method: str, branching: int, leaf_size: int | None) -> int:
 
 
 def bisect(
-    pos: Tensor, group: Tensor | None = None, *, method: str, branching: int, leaf_size: int
+    pos: Tensor,
+    group: Tensor | None = None,
+    *,
+    method: str,
+    branching: int,
+    leaf_size: int,
+    progress: bool = False,
 ) -> Tensor:
     """Parent vector of a forest over points: tree ``g`` holds the points of group ``g``.
 
@@ -45,6 +52,7 @@ def bisect(
         method: one of :data:`METHODS`.
         branching: the most children of an inner node above the lowest.
         leaf_size: the most leaves below one of the lowest inner nodes.
+        progress: whether a bar counts the rounds of bisection.
     """
     number = METHODS[method]
     parts = _Parts.of(pos, group)
@@ -61,17 +69,38 @@ def bisect(
         return parts.select(~which)
 
     ups = [parts.node]
-    for level in itertools.count():
-        largest = (parts.total + parts.count - 1) // parts.count
-        pieces = ((largest + leaf_size - 1) // leaf_size).clamp(max=branching)
-        parts = settle(parts, pieces == 1, level)
-        if parts.size.numel() == 0:
-            break
-        parts = _split(parts, pieces[pieces > 1], number)
-        parts = settle(parts, parts.size == 1, level)  # a lone point needs no node of its own
-        ups.append(parts.node)
-        parts.node = torch.arange(parts.size.numel(), device=pos.device)
+    rounds = _num_rounds(parts.size, branching, leaf_size) if progress else 0
+    with counting(progress, rounds, f"bisection: {method}", "round") as step:
+        for level in itertools.count():
+            pieces = _pieces(parts.total, parts.count, branching, leaf_size)
+            parts = settle(parts, pieces == 1, level)
+            if parts.size.numel() == 0:
+                break
+            parts = _split(parts, pieces[pieces > 1], number, step)
+            parts = settle(parts, parts.size == 1, level)  # a lone point needs no node of its own
+            ups.append(parts.node)
+            parts.node = torch.arange(parts.size.numel(), device=pos.device)
     return parent_of_levels(ups, leaf_level, leaf_node)
+
+
+def _pieces(total: Tensor, count: Tensor, branching: int, leaf_size: int) -> Tensor:
+    """Into how many pieces parts are cut whose groups have so many points and parts."""
+    largest = (total + count - 1) // count
+    return ((largest + leaf_size - 1) // leaf_size).clamp(max=branching)
+
+
+def _num_rounds(total: Tensor, branching: int, leaf_size: int) -> int:
+    """Rounds of bisection until the last group of so many points is cut up."""
+    count, rounds = torch.ones_like(total), 0
+    while (most := int((pieces := _pieces(total, count, branching, leaf_size)).max())) > 1:
+        rounds += _rounds(most)
+        count = count * pieces
+    return rounds
+
+
+def _rounds(pieces: int) -> int:
+    """Rounds of bisection that make so many pieces of one."""
+    return (pieces - 1).bit_length()
 
 
 @dataclass
@@ -133,7 +162,7 @@ def _rescaled(x: Tensor, size: Tensor) -> Tensor:
     return x
 
 
-def _split(parts: _Parts, pieces: Tensor, number: Number) -> _Parts:
+def _split(parts: _Parts, pieces: Tensor, number: Number, step: Step) -> _Parts:
     """Cut each part into so many pieces of nearly equal size, in rounds of bisection.
 
     Piece ``j`` of ``k`` of a part of ``n`` points ends before its point ``(j + 1) n // k``. In each
@@ -148,7 +177,7 @@ def _split(parts: _Parts, pieces: Tensor, number: Number) -> _Parts:
         return piece * parts.size[part] // pieces[part]
 
     size = parts.size
-    for _ in range((int(pieces.max()) - 1).bit_length()):
+    for _ in range(_rounds(int(pieces.max()))):
         section = torch.arange(size.numel(), device=size.device)
         section = section.repeat_interleave(size, output_size=order.numel())
         by = _argsort(number(x, size, section), section)
@@ -162,6 +191,7 @@ def _split(parts: _Parts, pieces: Tensor, number: Number) -> _Parts:
         first = torch.where(second, first + half, first)
         take = torch.where(second | (half == 0), take - half, half)
         size = end(first + take) - end(first)
+        step(1)
     count = parts.count * pieces
     return _Parts(x, order, size, parts.node[part], parts.total[part], count[part])
 

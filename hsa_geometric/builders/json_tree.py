@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hsa_geometric.builders._progress import counting
 from hsa_geometric.builders.networkx import from_networkx, to_networkx
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional.layout import layout
@@ -19,6 +20,7 @@ def from_json(
     children: str = "children",
     node_attrs: Iterable[str] | Mapping[str, Any] | None = None,
     internal: str = "keep",
+    progress: bool = False,
 ) -> Hierarchy:
     r"""Build a hierarchy from a tree of dicts such as ``{"name": "a", "children": [{...}, ...]}``.
 
@@ -40,6 +42,7 @@ def from_json(
             ``'leaf'``, ``'drop'`` or ``'error'``, as for
             :func:`~hsa_geometric.builders.from_networkx`. The own leaf of a node comes before the
             leaves below that node, as a heading before its text. (default: ``'keep'``)
+        progress: whether a bar on stderr counts the nodes whose attributes are read. (default: off)
 
     Raises:
         TypeError: naming the place, if a node is no dict or its children no list.
@@ -86,16 +89,18 @@ def from_json(
     name = [next(inner if i else leaf) for i in is_inner]
     G = nx.DiGraph()
     G.add_nodes_from(name)
-    for i, node in enumerate(nodes):
-        attrs = G.nodes[name[i]]
-        attrs.update((key, x) for key, x in node.items() if key != children)
-        # An inner node that keeps nothing of its own, or gives all of it to a leaf, lacks nothing.
-        whole = not is_inner[i] or internal == "keep" or any(key in attrs for key in fill)
-        for key, value in fill.items():
-            if whole or key.startswith("tree_"):
-                attrs.setdefault(key, value)
-        if above[i] >= 0:
-            G.add_edge(name[above[i]], name[i])
+    with counting(progress, len(nodes), "from_json", "node") as step:
+        for i, node in enumerate(nodes):
+            attrs = G.nodes[name[i]]
+            attrs.update((key, x) for key, x in node.items() if key != children)
+            # An inner node that keeps nothing of its own, or gives it all to a leaf, lacks nothing.
+            whole = not is_inner[i] or internal == "keep" or any(key in attrs for key in fill)
+            for key, value in fill.items():
+                if whole or key.startswith("tree_"):
+                    attrs.setdefault(key, value)
+            if above[i] >= 0:
+                G.add_edge(name[above[i]], name[i])
+            step(1)
     h = from_networkx(G, node_attrs=node_attrs, internal=internal)
     if internal == "keep" and not any(is_inner):
         for key in fill:

@@ -27,6 +27,7 @@ def from_mesh(
     leaf_size: int | None = None,
     split_components: bool = True,
     mass: str | None = "area",
+    progress: bool = False,
     **leaf_data: Any,
 ) -> Hierarchy:
     r"""Build a hierarchy over the vertices of a mesh: mesh → shells → pieces → vertices.
@@ -58,6 +59,7 @@ def from_mesh(
         split_components: whether shells are kept apart. If not, the tree is that of
             :func:`from_points`, over all vertices.
         mass: ``'area'`` for areas (or volumes), or :obj:`None`: no masses, so all weigh the same.
+        progress: whether a bar on stderr counts the rounds of bisection. (default: off)
         **leaf_data: as for :func:`~hsa_geometric.builders.from_parent`; replaces what a Data has
             under the same name.
 
@@ -114,7 +116,9 @@ def from_mesh(
     shell = None
     if split_components:
         shell = _shells(edge_index, face, num_vertices)
-    parent = bisect(pos, shell, method=method, branching=branching, leaf_size=leaf_size)
+    parent = bisect(
+        pos, shell, method=method, branching=branching, leaf_size=leaf_size, progress=progress
+    )
     if shell is not None and (num_shells := int(shell.max()) + 1) > 1:
         centre = pos.new_zeros(num_shells, pos.shape[1], dtype=torch.float64)
         place = pos.detach().double()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hsa_geometric.builders._postorder import from_postorder, own_leaves
+from hsa_geometric.builders._progress import counting
 from hsa_geometric.builders.networkx import labels
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional.layout import layout
@@ -29,7 +30,9 @@ _PLAIN = re.compile(r"""[^\s()\[\]{}"':;,=\\]*""")
 _SYNTAX = np.array([ord(c) for c in "(),;"])
 
 
-def from_newick(text: str, *, internal: str = "error", **leaf_data: Any) -> Hierarchy:
+def from_newick(
+    text: str, *, internal: str = "error", progress: bool = False, **leaf_data: Any
+) -> Hierarchy:
     r"""Build a hierarchy from a Newick string such as ``(A:0.1,(B,C)D);``.
 
     Leaves are tree nodes ``0 .. N-1`` in reading order, then come the inner nodes in the order in
@@ -51,6 +54,7 @@ def from_newick(text: str, *, internal: str = "error", **leaf_data: Any) -> Hier
             row :obj:`a` being that of tree node :obj:`a`, inner nodes last: as for
             :func:`~hsa_geometric.builders.from_parent`. With ``'leaf'`` an own leaf has the name
             of its node and branch length 0. (default: ``'error'``)
+        progress: whether a bar on stderr counts the labels that are read. (default: off)
         **leaf_data: as for :func:`~hsa_geometric.builders.from_parent`, leaves in reading order.
 
     Raises:
@@ -83,10 +87,12 @@ def from_newick(text: str, *, internal: str = "error", **leaf_data: Any) -> Hier
 
     names: list[dict[Any, Any]] = []
     values = []
-    for start, end in spans:
-        attrs, value = _label(clean, start, end)
-        names.append(attrs)
-        values.append(value)
+    with counting(progress, len(spans), "from_newick", "node") as step:
+        for start, end in spans:
+            attrs, value = _label(clean, start, end)
+            names.append(attrs)
+            values.append(value)
+            step(1)
     length = torch.tensor(values)
     if length.isinf().any():
         _refuse_large(length, clean, spans)

@@ -18,6 +18,7 @@ def from_points(
     branching: int = 8,
     leaf_size: int | None = None,
     batch: Ids | None = None,
+    progress: bool = False,
     **leaf_data: Any,
 ) -> Hierarchy:
     r"""Build a balanced hierarchy over points by cutting them into halves, again and again.
@@ -58,6 +59,7 @@ def from_points(
         batch: ``[N]`` sample of each point, ids ``0 .. B-1``, in any order; each sample becomes a
             tree of its own, the same as if built alone (tree ``b`` is sample ``b``), and the vector
             is kept as ``h.batch``. (default: one tree)
+        progress: whether a bar on stderr counts the rounds of bisection. (default: off)
         **leaf_data: as for :func:`~hsa_geometric.builders.from_parent`.
 
     Raises:
@@ -82,5 +84,7 @@ def from_points(
     pos = as_coordinates(pos)
     if batch is not None:
         batch = leaf_data["batch"] = as_batch(batch, pos.shape[0]).to(pos.device)
-    parent = bisect(pos, batch, method=method, branching=branching, leaf_size=leaf_size)
+    parent = bisect(
+        pos, batch, method=method, branching=branching, leaf_size=leaf_size, progress=progress
+    )
     return from_parent(parent, pos=pos, **leaf_data)

@@ -10,6 +10,7 @@ from torch import Tensor
 from hsa_geometric.builders._coordinates import Coordinates, as_coordinates
 from hsa_geometric.builders._ids import Ids, as_batch
 from hsa_geometric.builders._levels import parent_of_levels
+from hsa_geometric.builders._progress import Step, counting
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional.options import check_integer, check_positive
@@ -25,6 +26,7 @@ def from_voxels(
     size: float | None = None,
     levels: int | None = None,
     batch: Ids | None = None,
+    progress: bool = False,
     **leaf_data: Any,
 ) -> Hierarchy:
     r"""Build a hierarchy of voxels over points: a quadtree in two dimensions, an octree in three.
@@ -57,6 +59,7 @@ def from_voxels(
         batch: ``[N]`` sample of each point, ids ``0 .. B-1``, in any order; each sample becomes a
             tree of its own, the same as if built alone (tree ``b`` is sample ``b``), and the vector
             is kept as ``h.batch``. (default: one tree)
+        progress: whether a bar on stderr counts the levels of the tree. (default: off)
         **leaf_data: as for :func:`~hsa_geometric.builders.from_parent`.
 
     Raises:
@@ -93,7 +96,9 @@ def from_voxels(
     else:
         cell, depth = _cells_of_cube(pos, sample, levels or 0)
     code = _morton(cell, int(depth.max()))
-    return from_parent(_parent(code, depth, sample, dim), pos=pos, **leaf_data)
+    with counting(progress, int(depth.max()) + 1, "from_voxels", "level") as step:
+        parent = _parent(code, depth, sample, dim, step)
+    return from_parent(parent, pos=pos, **leaf_data)
 
 
 def check_options(size: float | None, levels: int | None) -> None:
@@ -169,7 +174,7 @@ def _morton(cell: Tensor, bits: int) -> Tensor:
     return code
 
 
-def _parent(code: Tensor, depth: Tensor, sample: Tensor, dim: int) -> Tensor:
+def _parent(code: Tensor, depth: Tensor, sample: Tensor, dim: int, step: Step) -> Tensor:
     """Parent vector of the cells, which are the prefixes of the codes."""
     order = code.argsort(stable=True)
     order = order[sample[order].argsort(stable=True)]
@@ -192,6 +197,7 @@ def _parent(code: Tensor, depth: Tensor, sample: Tensor, dim: int) -> Tensor:
         opens = _opens(code >> (dim * (below - level)), sample)
         ups.append(node[rows[opens]])
         node[rows] = opens.cumsum(0) - 1
+        step(1)
     return parent_of_levels(ups, leaf_level, node[finest])
 
 

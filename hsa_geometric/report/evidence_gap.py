@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._progress import progress_bar
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional import hierarchical_attention
 from hsa_geometric.functional.checks import check_queries
@@ -220,9 +221,7 @@ def _log_partitions(
     pairs = sum((hi - lo) * (end[hi - 1] - begin[lo]) for lo, hi in chunks)
     work = pairs * q.shape[0] * q.shape[2]
     if progress and work > LONG:
-        from tqdm import tqdm  # comes with torch_geometric
-
-        chunks = tqdm(chunks, desc="softmax log-partition", leave=False)
+        chunks = progress_bar(chunks, desc="softmax log-partition", leave=False)
     for lo, hi in chunks:
         keys = slice(begin[lo], end[hi - 1])
         logit = torch.matmul(q[:, lo:hi], k[:, :, keys]) + log_mass[keys]

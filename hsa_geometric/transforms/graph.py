@@ -36,9 +36,7 @@ class GraphHierarchy(HierarchyTransform):
         Hierarchy(leaves=4, nodes=7, depth=2, x=[4, 8], edge_index=[2, 3])
     """
 
-    def __init__(
-        self, method: str = "matching", *, progress: bool = False, **options: Any
-    ) -> None:
+    def __init__(self, method: str = "matching", *, progress: bool = False, **options: Any) -> None:
         check_options(method, options)
         check_bool(progress, "progress")
         # Their values are tried on two nodes, so that each check stands in one place.

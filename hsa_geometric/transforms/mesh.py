@@ -7,6 +7,7 @@ from torch_geometric.data import Data
 from hsa_geometric.builders._attach import check_sample
 from hsa_geometric.builders.mesh import check_options, from_mesh
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.functional.options import check_bool
 from hsa_geometric.transforms._base import HierarchyTransform
 
 
@@ -23,6 +24,7 @@ class MeshHierarchy(HierarchyTransform):
         leaf_size: the most leaves below one of the lowest inner nodes. (default: :obj:`branching`)
         split_components: whether connected components are kept apart.
         mass: ``'area'``, or :obj:`None` for no masses, or those that the Data has.
+        progress: whether each sample shows a bar on stderr.
 
     Raises:
         TypeError, ValueError: here, for wrong options; on a Data, what
@@ -43,13 +45,16 @@ class MeshHierarchy(HierarchyTransform):
         leaf_size: int | None = None,
         split_components: bool = True,
         mass: str | None = "area",
+        progress: bool = False,
     ) -> None:
+        check_bool(progress, "progress")
         check_options(method, branching, leaf_size, mass)
         self.method = method
         self.branching = branching
         self.leaf_size = leaf_size
         self.split_components = split_components
         self.mass = mass
+        self.progress = progress
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
@@ -61,4 +66,5 @@ class MeshHierarchy(HierarchyTransform):
             leaf_size=self.leaf_size,
             split_components=self.split_components,
             mass=self.mass,
+            progress=self.progress,
         )

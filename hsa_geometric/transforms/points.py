@@ -8,6 +8,7 @@ from hsa_geometric.builders._attach import attach, attribute
 from hsa_geometric.builders._bisection import check_options
 from hsa_geometric.builders.points import from_points
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.functional.options import check_bool
 from hsa_geometric.transforms._base import HierarchyTransform
 
 
@@ -22,6 +23,7 @@ class PointHierarchy(HierarchyTransform):
         method: ``'kd'``, ``'pca'`` or ``'ball'``.
         branching: the most children of an inner node above the lowest ones.
         leaf_size: the most leaves below one of the lowest inner nodes. (default: :obj:`branching`)
+        progress: whether each sample shows a bar on stderr.
 
     Raises:
         TypeError, ValueError: here, for wrong options; on a Data, if it lacks :obj:`pos`, and what
@@ -35,12 +37,19 @@ class PointHierarchy(HierarchyTransform):
     """
 
     def __init__(
-        self, method: str = "kd", *, branching: int = 8, leaf_size: int | None = None
+        self,
+        method: str = "kd",
+        *,
+        branching: int = 8,
+        leaf_size: int | None = None,
+        progress: bool = False,
     ) -> None:
+        check_bool(progress, "progress")
         check_options(method, branching, leaf_size)
         self.method = method
         self.branching = branching
         self.leaf_size = leaf_size
+        self.progress = progress
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
@@ -49,6 +58,7 @@ class PointHierarchy(HierarchyTransform):
             method=self.method,
             branching=self.branching,
             leaf_size=self.leaf_size,
+            progress=self.progress,
             batch=data.get("batch"),
         )
         return attach(data, tree)

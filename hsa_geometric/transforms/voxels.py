@@ -7,6 +7,7 @@ from torch_geometric.data import Data
 from hsa_geometric.builders._attach import attach, attribute
 from hsa_geometric.builders.voxels import check_options, from_voxels
 from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.functional.options import check_bool
 from hsa_geometric.transforms._base import HierarchyTransform
 
 
@@ -20,6 +21,7 @@ class VoxelHierarchy(HierarchyTransform):
     Args:
         size: side of the finest cells; give it or :obj:`levels`.
         levels: how often the bounding cube is halved.
+        progress: whether each sample shows a bar on stderr.
 
     Raises:
         TypeError, ValueError: here, for wrong options; on a Data, if it lacks :obj:`pos`, and what
@@ -32,13 +34,23 @@ class VoxelHierarchy(HierarchyTransform):
         Hierarchy(leaves=3, nodes=8, depth=3, pos=[3, 2])
     """
 
-    def __init__(self, *, size: float | None = None, levels: int | None = None) -> None:
+    def __init__(
+        self, *, size: float | None = None, levels: int | None = None, progress: bool = False
+    ) -> None:
+        check_bool(progress, "progress")
         check_options(size, levels)
         self.size = size
         self.levels = levels
+        self.progress = progress
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
         pos = attribute(data, "pos")
-        tree = from_voxels(pos, size=self.size, levels=self.levels, batch=data.get("batch"))
+        tree = from_voxels(
+            pos,
+            size=self.size,
+            levels=self.levels,
+            batch=data.get("batch"),
+            progress=self.progress,
+        )
         return attach(data, tree)

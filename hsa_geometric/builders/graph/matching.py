@@ -17,9 +17,7 @@ ROUNDS_BY_WEIGHT = 16
 _MASK = 0x7FFFFFFF
 
 
-def matching(
-    graph: Graph, step: Step = no_step, *, seed: int = 0, two_hop: bool = True
-) -> Tensor:
+def matching(graph: Graph, step: Step = no_step, *, seed: int = 0, two_hop: bool = True) -> Tensor:
     """Forest of a multilevel matching: each level joins nodes in twos, rarely up to fours."""
     check_integer(seed, "seed", 0)
     check_bool(two_hop, "two_hop")
