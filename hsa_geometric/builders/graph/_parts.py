@@ -36,10 +36,11 @@ def cut_down(
     can be; one that ``split`` leaves whole is halved in the order of its nodes.
     """
     adjacency = graph.adjacency()
-    num_nodes = graph.num_nodes
+    num_nodes, whole = graph.num_nodes, max(leaf_size, branching)
     leaf_parent = np.arange(num_nodes)
     above: list[int] = []  # parent of each part; -1 for a component
-    todo = [(nodes, sub, -1) for nodes, sub in parts_of(adjacency, components_of(adjacency))]
+    components = parts_of(adjacency, components_of(adjacency), whole)
+    todo = [(nodes, sub, -1) for nodes, sub in components]
     while todo:
         nodes, sub, up = todo.pop()
         if nodes.size == 1:
@@ -48,11 +49,11 @@ def cut_down(
             continue
         part = len(above)
         above.append(up)
-        if nodes.size <= max(leaf_size, branching):
+        if nodes.size <= whole:
             leaf_parent[nodes] = num_nodes + part
             step(nodes.size)
             continue
-        todo += [(nodes[n], s, part) for n, s in parts_of(sub, _cut(sub, split))]
+        todo += [(nodes[n], s, part) for n, s in parts_of(sub, _cut(sub, split), whole)]
     inner = np.array(above, dtype=np.int64)
     inner = np.where(inner < 0, np.arange(inner.size), inner) + num_nodes
     return torch.from_numpy(np.concatenate([leaf_parent, inner])).to(graph.sample.device)
@@ -66,14 +67,18 @@ def components_of(adjacency: Any) -> Labels:
     return labels
 
 
-def parts_of(adjacency: Any, label: Labels) -> Iterator[tuple[Labels, Any]]:
-    """Nodes and adjacency matrix of each part: one permutation, then slices."""
+def parts_of(adjacency: Any, label: Labels, whole: int = 0) -> Iterator[tuple[Labels, Any]]:
+    """Nodes and adjacency matrix of each part: one permutation, then slices.
+
+    Parts of at most ``whole`` nodes come with None: slicing would take longer than all else there.
+    """
     order = np.argsort(label, kind="stable")
     size = np.bincount(label)
     end = size[size > 0].cumsum()
-    ordered = adjacency[order][:, order]
+    ordered = adjacency[order][:, order] if size.max() > whole else None
     for start, stop in zip([0, *end[:-1]], end, strict=True):
-        yield order[start:stop], ordered[start:stop, start:stop]
+        sub = ordered[start:stop, start:stop] if stop - start > whole else None
+        yield order[start:stop], sub
 
 
 def _cut(adjacency: Any, split: Callable[[Any], Labels]) -> Labels:
