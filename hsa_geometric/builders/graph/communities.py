@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from hsa_geometric.builders.graph._parts import components_of, parts_of
 from hsa_geometric.functional.options import check_choice, check_integer, check_positive
 
 ALGORITHMS = ("louvain", "greedy_modularity")
+TIE = 1e-9  # far above rounding, far below what tells weights apart
 
 
 def communities(
@@ -62,5 +64,10 @@ def _partitions(
     from networkx.algorithms import community
 
     if algorithm == "louvain":
+        # Where two communities are equally good for a node, rounding can have networkx move it to
+        # and fro without end (its issue 8739). Chance decides instead, in the last digits.
+        chance = Random(seed)
+        for *_, attrs in G.edges(data=True):
+            attrs["weight"] *= 1 + TIE * chance.random()
         return list(community.louvain_partitions(G, resolution=resolution, seed=seed))
     return [community.greedy_modularity_communities(G, weight="weight", resolution=resolution)]

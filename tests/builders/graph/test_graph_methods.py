@@ -1,5 +1,7 @@
 """What single methods promise beside what all of them do."""
 
+from random import Random
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -254,11 +256,22 @@ def test_conjugate_gradients_find_the_fiedler_value(G):
 
 def test_louvain_levels_are_those_of_networkx():
     G = nx.ring_of_cliques(40, 3)
+    chance = Random(0)
+    for *_, attrs in G.edges(data=True):
+        attrs["weight"] = 1 + chance.random()  # so that no two communities are equally good
     h = from_graph(G, method="communities", seed=3)
     levels = list(nx.community.louvain_partitions(G, seed=3))
     expected = {frozenset(c) for level in levels for c in level if len(c) > 1}
     assert len(levels) > 1
     assert set(leaf_sets(h)) == expected | {frozenset(range(120))}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_louvain_ends_where_two_communities_are_equally_good(seed):
+    # Of the 7-node graphs; networkx alone goes on forever with three of these seeds (issue 8739).
+    edges = [(0, 1), (0, 2), (0, 5), (0, 6), (1, 2), (1, 4), (2, 3), (2, 5), (2, 6), (3, 4)]
+    h = from_graph(nx.Graph(edges), method="communities", seed=seed)
+    assert sorted(map(len, leaf_sets(h)))[-3:] == [3, 4, 7]
 
 
 def test_greedy_modularity_is_that_of_networkx():
