@@ -75,7 +75,7 @@ def parts_of(adjacency: Any, label: Labels, whole: int = 0) -> Iterator[tuple[La
     order = np.argsort(label, kind="stable")
     size = np.bincount(label)
     end = size[size > 0].cumsum()
-    ordered = adjacency[order][:, order] if size.max() > whole else None
+    ordered: Any = adjacency[order][:, order] if size.max() > whole else None
     for start, stop in zip([0, *end[:-1]], end, strict=True):
         sub = ordered[start:stop, start:stop] if stop - start > whole else None
         yield order[start:stop], sub

@@ -114,6 +114,8 @@ def from_graph(
     * ``metis``, ``spectral``: a part that fell apart is cut where its components end, as near to
       its middle as that allows. Weights of METIS are rounded to a thousandth of the largest.
     * ``agglomerative``: edges say who may join, whatever their weight.
+    * ``communities``: Louvain is networkx's, on weights with a little chance in their tenth digit:
+      where two communities are equally good for a node, it might else not end.
 
     Args:
         graph: a :class:`torch_geometric.data.Data`, an ``edge_index`` of shape ``[2, E]``, or a
@@ -152,13 +154,25 @@ def from_graph(
         ImportError: naming the extra, if a method's library is missing: SciPy for all but
             ``matching``, besides pymetis and scikit-learn.
 
-    Cost: ``matching`` sorts the edges of each level, no Python for single nodes or edges.
-    ``metis`` and ``spectral`` call their library once a part, so at a hundred or so nodes a part
-    slicing the graph takes as long as METIS itself (two to three times its time in all), and
-    ``spectral`` takes Lanczos steps for each part, near-linear in all. ``agglomerative`` takes what
-    scikit-learn takes for each component, more than linear (a heap in Python), and ``communities``
-    what networkx takes for each sample, some Python steps an edge and pass: from 50,000 nodes on
-    both take minutes.
+    Cost: ``matching`` sorts the edges of each level, no Python for single nodes or edges, and is
+    linear but for that. ``metis`` and ``spectral`` call their library once a part, and are linear
+    but for the number of levels; the more small parts, the more of the time goes into slicing the
+    graph. ``agglomerative`` takes what scikit-learn takes for each component, more than linear (a
+    heap in Python), and ``communities`` what networkx takes for each sample: some Python steps an
+    edge and pass, and where there are no communities to find, as in random graphs, hundreds of
+    passes. Seconds on random graphs of four edges a node, one thread, and how that compares to
+    what the library needs of it (``python -m benchmarks.builders --threads 1 --sizes --atoms
+    --graph-nodes --random-nodes 25000 50000``):
+
+    =================  ============  ============  ========================
+    method             25,000 nodes  50,000 nodes  relative to its library
+    =================  ============  ============  ========================
+    ``matching``       0.4           0.7           has none
+    ``metis``          0.7           3.2           1.5 to 2.2 ×
+    ``spectral``       8             20            1.3 to 1.5 ×
+    ``agglomerative``  16            48            1.0 ×
+    ``communities``    28            208           1.0 ×
+    =================  ============  ============  ========================
 
     Example:
         >>> import torch
