@@ -172,7 +172,7 @@ def _attention(*args: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
         return out, evidence, list(saved)
     with torch.no_grad():
         out, evidence = attend(module, call)
-    return out, evidence, []
+    return out.contiguous(), evidence.contiguous(), []
 
 
 @torch.library.impl("hsa_geometric::attention_backward", "default")
@@ -185,7 +185,8 @@ def _backward(grad: Tensor, grad_evidence: Tensor, saved: list[Tensor], *args: A
             grads = differentiate(call, grad, grad_evidence)
     else:
         grads = module.backward(call, saved, grad, grad_evidence)
-    return [x for x in grads if x is not None]
+    # in the layout that the fake operator promises
+    return [x.contiguous() for x in grads if x is not None]
 
 
 @torch.library.register_fake("hsa_geometric::attention")
