@@ -148,7 +148,8 @@ class TreeIndex:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeIndex:
         """The same index on another device; :attr:`key` stays on the CPU."""
         *tensors, key = self.tensors
-        return TreeIndex(*(x.to(device, non_blocking=non_blocking) for x in tensors), key)
+        moved = [x.to(device, non_blocking=non_blocking) for x in tensors]
+        return TreeIndex(*moved, key)  # type: ignore[call-arg]
 
     def __repr__(self) -> str:
         return (

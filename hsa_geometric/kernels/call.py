@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +39,16 @@ class Call(NamedTuple):
     scale: float
     self_loop: bool
     dropout_p: float
+
+    @property
+    def learned(self) -> tuple[Tensor | None, ...]:
+        """What is differentiated: the first :data:`NUM_LEARNED` arguments."""
+        return tuple[Any, ...](self)[:NUM_LEARNED]
+
+    @property
+    def rest(self) -> tuple[Any, ...]:
+        """What is not."""
+        return tuple[Any, ...](self)[NUM_LEARNED:]
 
 
 # The tensors of a call that are differentiated come first.

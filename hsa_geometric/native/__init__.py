@@ -1,7 +1,7 @@
 """The compiled kernel: where it is, how it is loaded, and why it may not be there.
 
-``src`` is plain C++, :mod:`.build` compiles it when the package is installed. It knows neither torch
-nor Python: it is called with addresses, and Python's lock is free meanwhile.
+``src`` is plain C++, :mod:`.build` compiles it when the package is installed. It knows neither
+torch nor Python: it is called with addresses, and Python's lock is free meanwhile.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .build import LIBRARY, REASON
 
-__all__ = ["INSTRUCTIONS", "library", "why_not"]
+__all__ = ["INSTRUCTIONS", "kernel", "library", "why_not"]
 
 FOLDER = Path(__file__).parent
 # What the numbers of ``hsa_instructions`` mean.
@@ -56,6 +56,14 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 def library() -> ctypes.CDLL | None:
     """The kernel's library, or None where there is none; :func:`why_not` tells why."""
     return _load()[0]
+
+
+def kernel() -> ctypes.CDLL:
+    """The same, or an ImportError that tells why there is none."""
+    found, reason = _load()
+    if found is None:
+        raise ImportError(f"backend='cpu' has no kernel: {reason}")
+    return found
 
 
 def why_not() -> str:
