@@ -162,7 +162,8 @@ def backward(
         (
             0, address(grad_evidence),
             at_means, at_means + per * means * size, 0, at_f, at_g, at_w,
-            at_g + nodes * heads * size, at_sums, at_dw, at_df, at_z, at_mu, at_mu + nodes * heads * size,
+            at_g + nodes * heads * size, at_sums, at_dw, at_df, at_z, at_mu,
+            at_mu + nodes * heads * size,
         ),
         True,
     )  # fmt: skip
