@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,16 +42,10 @@ class Call(NamedTuple):
 
     @property
     def learned(self) -> tuple[Tensor | None, ...]:
-        """What is differentiated: the first :data:`NUM_LEARNED` arguments."""
-        return tuple[Any, ...](self)[:NUM_LEARNED]
-
-    @property
-    def rest(self) -> tuple[Any, ...]:
-        """What is not."""
-        return tuple[Any, ...](self)[NUM_LEARNED:]
+        """The tensors that are differentiated, which come first."""
+        return self.q, self.k, self.v, self.pos_q, self.pos_k, self.temperature, self.bias
 
 
-# The tensors of a call that are differentiated come first.
 NUM_LEARNED = 7
 
 

@@ -24,6 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..tree import TreeIndex
 from .call import NUM_LEARNED, Call, accumulator
 
+TREE = NUM_LEARNED + 2  # the place of the tree in a call
 BACKENDS = ("reference", "scatter", "cpu", "triton")
 Result = tuple[Tensor, Tensor]
 
@@ -39,7 +40,7 @@ def attention(call: Call, backend: str) -> Result:
         return attend(module, call)
     if not save:
         return module.forward(call, False)[:2]
-    return Attention.apply(module, call.rest, *call.learned)
+    return Attention.apply(module, call[NUM_LEARNED:], *call.learned)
 
 
 def load(backend: str) -> Any:
@@ -94,7 +95,7 @@ def differentiate(call: Call, grad: Tensor, grad_evidence: Tensor) -> list[Tenso
 
     with torch.enable_grad():
         learned = [node(x) for x in call.learned]
-        results = attend(load("scatter"), Call._make([*learned, *call.rest]))
+        results = attend(load("scatter"), Call._make([*learned, *call[NUM_LEARNED:]]))
         pairs = [(y, g) for y, g in zip(results, (grad, grad_evidence), strict=True)
                  if y.requires_grad]  # fmt: skip
         given = [x for x in learned if x is not None]
@@ -138,7 +139,6 @@ ARGUMENTS = (
     "Tensor? mass, Tensor? seed, Tensor[] tree, float scale, bool self_loop, float dropout_p,"
     "str backend"
 )
-TREE = NUM_LEARNED + 2  # the place of the tree in a call
 
 torch.library.define(
     "hsa_geometric::attention", f"({ARGUMENTS}, bool save) -> (Tensor, Tensor, Tensor[])"
