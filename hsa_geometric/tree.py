@@ -237,7 +237,7 @@ def _levels_and_counts(above: Tensor, degree: Tensor) -> tuple[Tensor, Tensor, i
     count = degree.index_add(0, above, level, alpha=-1)
     rounds = above.numel().bit_length()
     for i in range(1, rounds + 1):
-        # count[a] will hold the leaves within 2 * reach levels below: all add to who is reach above.
+        # count[a] will hold the leaves within 2 * reach levels below: all add to who is reach up.
         count = count.index_add(0, jump, torch.where(level == reach, count, 0))
         level = level + level.index_select(0, jump)
         reach *= 2
