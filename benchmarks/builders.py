@@ -1,15 +1,19 @@
-"""Building hierarchies from points, against SciPy's k-d tree of the same points.
+"""Building hierarchies, each against what its library needs alone.
 
-``python -m benchmarks.builders`` prints a table. The calls of one row take turns.
+``python -m benchmarks.builders`` prints tables: points against SciPy's k-d tree, molecules against
+RDKit's reading and PyG's features, and with ``--graph-nodes`` graphs of four edges a node. The
+calls of one row take turns.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from hsa_geometric.builders.graph import from_graph
+from hsa_geometric.builders.molecules import atom_groups, from_smiles
 from hsa_geometric.builders.points import from_points
 from hsa_geometric.builders.voxels import from_voxels
 
@@ -34,10 +38,7 @@ def measure(num_points: int, dim: int = 3, seed: int = 0) -> dict[str, float]:
         "ball": lambda: from_points(pos, method="ball"),
         "voxels": lambda: from_voxels(pos, levels=levels),
     }
-    timings, failed = interleaved(calls, seconds=0, least=REPEATS)
-    if failed:
-        raise RuntimeError(f"Some builders failed: {failed}")
-    return {name: timing.median for name, timing in timings.items()}
+    return _medians(calls)
 
 
 def table(sizes: Sequence[int]) -> str:
@@ -51,10 +52,62 @@ def table(sizes: Sequence[int]) -> str:
     return markdown(["points", "cKDTree", *seconds], rows)
 
 
+def molecules(num_atoms: int) -> dict[str, float]:
+    """Median seconds for a polymer with a ring in each monomer of 14 atoms."""
+    from rdkit import Chem
+    from torch_geometric.utils import from_rdmol
+
+    smiles = "C" + "CC(c1ccccc1)COCCCC" * (num_atoms // 14)
+    mol = Chem.MolFromSmiles(smiles)
+    return _medians(
+        {
+            "RDKit + PyG": lambda: from_rdmol(Chem.MolFromSmiles(smiles)),
+            "from_smiles": lambda: from_smiles(smiles),
+            "scaffold": lambda: atom_groups(mol, levels=["scaffold"]),
+            "brics": lambda: atom_groups(mol, levels=["brics"]),
+        }
+    )
+
+
+def graphs(num_nodes: int) -> dict[str, float]:
+    """Median seconds for each method on a graph with hubs, four edges a node."""
+    import networkx as nx
+
+    G = nx.barabasi_albert_graph(num_nodes, 4, seed=0)
+    edge_index, x = torch.tensor(list(G.edges)).t(), torch.rand(num_nodes, 3)
+    calls = {
+        "Louvain": lambda: list(nx.community.louvain_partitions(G, seed=0)),
+        "communities": lambda: from_graph(edge_index, method="communities"),
+        "agglomerative": lambda: from_graph(edge_index, method="agglomerative", x=x),
+        "metis": lambda: from_graph(edge_index, method="metis"),
+        "spectral": lambda: from_graph(edge_index, method="spectral"),
+        "matching": lambda: from_graph(edge_index),
+    }
+    return _medians(calls)
+
+
+def _medians(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    timings, failed = interleaved(calls, seconds=0, least=REPEATS)
+    if failed:
+        raise RuntimeError(f"Some builders failed: {failed}")
+    return {name: timing.median for name, timing in timings.items()}
+
+
+def seconds_table(
+    what: str, measured: Callable[[int], dict[str, float]], sizes: Sequence[int]
+) -> str:
+    """One row of milliseconds for each size."""
+    rows = [(size, measured(size)) for size in sizes]
+    cells = [[f"{size:,}", *(f"{1000 * s:.0f}" for s in row.values())] for size, row in rows]
+    return markdown([what, *rows[0][1]], cells)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the machine and the table."""
     p = argparse.ArgumentParser("python -m benchmarks.builders", description=__doc__)
     p.add_argument("--sizes", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
+    p.add_argument("--atoms", nargs="*", type=int, default=[100, 1_000, 10_000])
+    p.add_argument("--graph-nodes", nargs="*", type=int, default=[1_500, 3_000, 6_000])
     p.add_argument("--threads", type=int, default=2)
     args = p.parse_args(arguments)
     torch.set_num_threads(args.threads)
@@ -62,6 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("Milliseconds, and the time relative to cKDTree (one thread) of the same points:\n")
     print(table(args.sizes))
     print(f"\nAim: from_points of 1,000,000 points in at most {AIM}× cKDTree.")
+    if args.atoms:
+        print("\nMolecules, milliseconds; the first column is what the libraries need alone:\n")
+        print(seconds_table("atoms", molecules, args.atoms))
+    if args.graph_nodes:
+        print("\nGraphs, milliseconds; 'Louvain' is what networkx needs alone:\n")
+        print(seconds_table("nodes", graphs, args.graph_nodes))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 
 import networkx as nx
 import torch
+from _progress import progress_bar
 from torch import Tensor
 
 from hsa_geometric import Hierarchy, builders, coarsen
@@ -32,7 +33,7 @@ SIZE, DPI = (3.0, 2.0), 200  # inches, and pixels an inch
 WIDTH = 240  # pixels in the README
 PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#EE8866", "#44BB99")
 INK = "#333333"
-NEEDS = ("matplotlib", "tqdm", "scipy", "sklearn", "pymetis", "pyvista", "rdkit", "markdown_it")
+NEEDS = ("matplotlib", "scipy", "sklearn", "pymetis", "pyvista", "rdkit", "markdown_it")
 
 
 def _require(name: str) -> Any:
@@ -539,10 +540,14 @@ def draw_clusters(figure: Any, h: Hierarchy, given: dict[str, Any]) -> None:
 
 
 def dendrogram() -> dict[str, Any]:
-    """A linkage of SciPy, and a clustering of scikit-learn."""
+    """A linkage of SciPy, a clustering of scikit-learn, and a condensed tree of HDBSCAN."""
     points = blobs()["x"][::2].numpy()
     model = _require("sklearn.cluster").AgglomerativeClustering(n_clusters=3).fit(points)
-    return {"Z": _require("scipy.cluster.hierarchy").linkage(points, "average"), "model": model}
+    Z = _require("scipy.cluster.hierarchy").linkage(points, "average")
+    # Rows of parent, child, lambda and size: two clusters, and leaf 4, which is noise.
+    tree = [[5, 6, 0.5, 2], [5, 7, 0.5, 2], [5, 4, 0.2, 1]]
+    tree += [[6, 0, 9.0, 1], [6, 1, 9.0, 1], [7, 2, 8.0, 1], [7, 3, 8.0, 1]]
+    return {"Z": Z, "model": model, "tree": tree}
 
 
 def draw_linkage(figure: Any, h: Hierarchy, given: dict[str, Any]) -> None:
@@ -768,8 +773,12 @@ SOURCES = {
         draw_clusters,
     ),
     "linkage": Source(
-        "a linkage `Z` of SciPy,<br>a `model` of scikit-learn",
-        ("from_linkage(Z, num_clusters=[3, 9])", "from_children(model.children_)"),
+        "a linkage `Z` of SciPy,<br>a `model` of scikit-learn,<br>a condensed `tree` of HDBSCAN",
+        (
+            "from_linkage(Z, num_clusters=[3, 9])",
+            "from_children(model.children_)",
+            "from_condensed_tree(tree)",
+        ),
         "a dendrogram, cut twice",
         dendrogram,
         draw_linkage,
@@ -843,9 +852,9 @@ def main(
         _require(name)
     folder, numbers = Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
-    bar = _require("tqdm").tqdm(names or SOURCES, unit="picture", disable=not progress)
+    bar = progress_bar(names or SOURCES, unit="picture", disable=not progress)
     for name in bar:
-        bar.set_postfix_str(name)
+        bar.set_postfix_str(name, refresh=False)
         source = SOURCES[name]
         inputs = source.inputs()
         built = source.build(inputs)

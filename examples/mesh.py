@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _progress import progress_bar
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 from torch_geometric.nn import GINEConv
@@ -305,7 +306,7 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     unit, area = solution_unit(surface), surface.area.float()
     start, step, progress = time.perf_counter(), 0, 0.0
-    bar = _require("tqdm").tqdm(total=1000, desc=f"{kind}, seed {seed}", leave=False)
+    bar = progress_bar(total=1000, desc=f"{kind}, seed {seed}", leave=False)
     while progress < 1:
         cosine = 0.5 + 0.5 * math.cos(math.pi * progress)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 20) * cosine

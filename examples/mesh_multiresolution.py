@@ -37,6 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _progress import progress_bar
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
@@ -438,7 +439,7 @@ def run(
     curve = [(0.0, mean_error(model, levels[-1], held_out))]
     before = problem.coarsening if kind == "multi" else 0.0
     wall = time.perf_counter()
-    bar = _require("tqdm").tqdm(
+    bar = progress_bar(
         total=round(seconds, 1), desc=f"{kind}, seed {seed}", leave=False, disable=not progress
     )
 

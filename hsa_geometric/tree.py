@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from .native.index import index
 from .once import Found, found_by, plainly
 
 
@@ -162,6 +163,9 @@ def _build(parent: Tensor) -> list[Tensor]:
     """:attr:`TreeIndex.tensors` of a parent vector."""
     parent = parent.detach().to(torch.long, copy=True, memory_format=torch.contiguous_format)
     num_nodes, device = parent.shape[0], parent.device
+    key = torch.tensor(secrets.randbits(62), device="cpu")
+    if device.type == "cpu" and (found := index(parent)):
+        return [parent, *found, key]
     low, high = torch.stack(parent.aminmax()).tolist()
     if low < 0 or high >= num_nodes:
         node = int(((parent < 0) | (parent >= num_nodes)).nonzero()[0])
@@ -207,7 +211,6 @@ def _build(parent: Tensor) -> list[Tensor]:
     by_position.index_copy_(0, family_parent, count.index_select(0, family))
     starts = family_ptr.index_select(0, torch.searchsorted(level, ids[:depth]))
     root, leaf = ids[:num_roots].clone(), position.index_select(0, leaf_id)
-    key = torch.tensor(secrets.randbits(62), device="cpu")
     return [parent, order, position, up, root, starts, leaf, by_position, family_parent,
             family_ptr, key]  # fmt: skip
 
@@ -226,9 +229,7 @@ def _check(parent: Tensor) -> None:
 
 
 def _levels_and_counts(above: Tensor, degree: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Level and number of leaves of every inner node from its parent and degree; the depth, which
-    is -1 with cycles: then the level is 0 for nodes that no cycle is above.
-    """
+    """Level and leaves of inner nodes, and depth: -1 with cycles, level 0 where none is above."""
     if above.numel() == 0:
         return above, degree, 0
     jump, reach = above, 1  # jump[a]: the ancestor `reach` levels above a, or a's root
@@ -236,8 +237,7 @@ def _levels_and_counts(above: Tensor, degree: Tensor) -> tuple[Tensor, Tensor, i
     count = degree.index_add(0, above, level, alpha=-1)
     rounds = above.numel().bit_length()
     for i in range(1, rounds + 1):
-        # After this step count[a] holds the leaves within 2 * reach levels below a: a node adds
-        # to the ancestor `reach` levels up, if it has one.
+        # count[a] will hold the leaves within 2 * reach levels below: all add to who is reach up.
         count = count.index_add(0, jump, torch.where(level == reach, count, 0))
         level = level + level.index_select(0, jump)
         reach *= 2

@@ -4,7 +4,7 @@
 trees           :func:`from_parent`, :func:`from_networkx`, :func:`from_newick`,
                 :func:`from_nested`, :func:`from_json`; back: ``to_...``
 clusterings     :func:`from_clusters`, :func:`from_linkage`, :func:`from_children`,
-                :func:`from_pooling`
+                :func:`from_condensed_tree`, :func:`from_pooling`
 space           :func:`from_points`, :func:`from_voxels`, :func:`from_mesh`, :func:`from_grid`
 graphs          :func:`from_graph`
 molecules       :func:`from_molecule`, :func:`from_smiles`, :func:`atom_groups`
@@ -16,6 +16,7 @@ Leaf :obj:`i` is always the input's row :obj:`i`, and every result has passed ``
 
 from hsa_geometric.builders.children import from_children
 from hsa_geometric.builders.clusters import from_clusters
+from hsa_geometric.builders.condensed import from_condensed_tree
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.builders.graph import from_graph
 from hsa_geometric.builders.grids import from_grid
@@ -35,6 +36,7 @@ __all__ = [
     "atom_groups",
     "from_children",
     "from_clusters",
+    "from_condensed_tree",
     "from_graph",
     "from_grid",
     "from_json",

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.data.rows import rows_by_name
 
 
 def attach(data: Data, tree: Hierarchy, given: Collection[str] = ()) -> Hierarchy:
@@ -29,14 +29,20 @@ def attach(data: Data, tree: Hierarchy, given: Collection[str] = ()) -> Hierarch
         ValueError: if rows do not fit the tree.
     """
     values = carried(data)  # its keys come first, as they stand there
-    for key, value in tree.to_dict().items():
+    built, built_record = dict(tree._store.items()), tree._store._recorded()
+    record = dict(data._store._recorded()) if isinstance(data, Hierarchy) else {}
+    for key, value in built.items():
         if key == "parent":
             continue
         if key in given or key not in values:
             values[key] = value
+            record.pop(key, None)
+            if key in built_record:
+                record[key] = built_record[key]
         del tree[key]
     for key, value in values.items():
         setattr(tree, key, value)
+    tree._store._set_recorded({key: rows for key, rows in record.items() if key in values})
     tree.validate()
     return tree
 
@@ -44,12 +50,13 @@ def attach(data: Data, tree: Hierarchy, given: Collection[str] = ()) -> Hierarch
 def carried(data: Data) -> dict[str, Any]:
     """All that a Data has, but for a tree."""
     kept: dict[str, Any] = data.to_dict()
+    kept.pop("_record", None)
     if "parent" not in kept:
         return kept
     return {
         key: value
         for key, value in kept.items()
-        if rows_of(key.removesuffix("_batch").removesuffix("_ptr")) not in ("tree", "inner")
+        if rows_by_name(key.removesuffix("_batch").removesuffix("_ptr")) not in ("tree", "inner")
     }
 
 

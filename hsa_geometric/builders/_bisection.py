@@ -9,7 +9,6 @@ any coordinate is looked at.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -94,7 +93,8 @@ class _Parts:
     @classmethod
     def of(cls, pos: Tensor, group: Tensor | None) -> _Parts:
         """Groups, not cut yet."""
-        x = _rescaled(pos.detach()).t()
+        x = pos.detach().t()
+        x = x if x.dtype == torch.float64 else x.float()
         if group is None:
             order = torch.arange(pos.shape[0], device=pos.device)
             size = order.new_full((1,), pos.shape[0])
@@ -103,6 +103,7 @@ class _Parts:
             order = group.argsort(stable=True)
             size = group.bincount()
             x = x.index_select(1, order)
+        x = _rescaled(x, size)
         node = torch.arange(size.numel(), device=pos.device)
         return cls(x, order, size, node, total=size, count=torch.ones_like(size))
 
@@ -116,16 +117,20 @@ class _Parts:
         )
 
 
-def _rescaled(pos: Tensor) -> Tensor:
-    """Bring the largest coordinate near 1, so that no square is infinite or rounds to 0.
+def _rescaled(x: Tensor, size: Tensor) -> Tensor:
+    """Bring each group's longest side near 1, so that no square is infinite or rounds to 0.
 
-    A power of two changes no digit, and so no cut.
+    A power of two changes no digit, and so no cut. Wherever a group lies, its side is the same.
     """
-    pos = pos if pos.dtype == torch.float64 else pos.float()
-    _, exponent = math.frexp(float(pos.abs().max()))
+    low, high = _each(x, size, "min"), _each(x, size, "max")
+    side = (high / 2 - low / 2).amax(dim=0)  # the difference itself may be infinite
+    reach = torch.maximum(high.abs(), low.abs()).amax(dim=0)
+    # Not so near that a coordinate all points share becomes infinite.
+    exponent = torch.maximum(torch.frexp(side)[1], torch.frexp(reach)[1] - 100)
     for half in (exponent // 2, exponent - exponent // 2):  # 2^-exponent itself may be infinite
-        pos = pos * 2.0**-half
-    return pos
+        scale = torch.ldexp(torch.ones_like(side), -half)
+        x = x * (scale if scale.numel() == 1 else scale.repeat_interleave(size))
+    return x
 
 
 def _split(parts: _Parts, pieces: Tensor, number: Number) -> _Parts:
@@ -220,7 +225,7 @@ def _far(x: Tensor, size: Tensor, section: Tensor) -> Tensor:
 def _far_axis(x: Tensor, size: Tensor, section: Tensor) -> Tensor:
     """``[D, P]`` from the point that is farthest from the mean to that farthest from it."""
     one = x[:, _farthest(x, size, section)]
-    other = x[:, _farthest(x - one[:, section], size, section)]
+    other = x[:, _farthest(x - one.index_select(1, section), size, section)]
     return other - one
 
 
@@ -234,8 +239,10 @@ def _farthest(x: Tensor, size: Tensor, section: Tensor) -> Tensor:
 
 def _centred(x: Tensor, size: Tensor, section: Tensor) -> Tensor:
     """The points relative to their section's mean."""
+    # From the section's corner first: far from the origin a mean has no digits for what is near.
+    x = x - _each(x, size, "min").index_select(1, section)
     mean = _each(x.double(), size, "sum") / size
-    return x - mean.to(x.dtype)[:, section]
+    return x - mean.to(x.dtype).index_select(1, section)
 
 
 def _unit(axis: Tensor) -> Tensor:
@@ -246,7 +253,7 @@ def _unit(axis: Tensor) -> Tensor:
 
 def _along(x: Tensor, axis: Tensor, section: Tensor) -> Tensor:
     """``[M]`` coordinate of each point along the axis of its section."""
-    return (x * axis.to(x.dtype)[:, section]).sum(dim=0)
+    return (x * axis.to(x.dtype).index_select(1, section)).sum(dim=0)
 
 
 METHODS: dict[str, Number] = {"kd": _widest, "pca": _principal, "ball": _far}

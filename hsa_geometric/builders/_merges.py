@@ -7,13 +7,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.lib.recfunctions import structured_to_unstructured
 from torch import Tensor
 
-Matrix: TypeAlias = "Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]]"
+Matrix: TypeAlias = "Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]] | Any"
 
 
 def as_matrix(value: Matrix, name: str, columns: int) -> Tensor:
     """A table of numbers with so many columns; what is no tensor is copied.
+
+    Fields of a NumPy record array are columns, and what has ``to_numpy`` is taken by it.
 
     Raises:
         TypeError: naming the argument, if it holds no real numbers.
@@ -23,7 +26,7 @@ def as_matrix(value: Matrix, name: str, columns: int) -> Tensor:
         matrix = value.detach()
     else:
         try:
-            array = np.array(value)
+            array = as_array(value)
             matrix = torch.from_numpy(array.reshape(-1, columns) if array.shape == (0,) else array)
         except (TypeError, ValueError) as error:  # ragged, or objects
             raise TypeError(
@@ -37,6 +40,12 @@ def as_matrix(value: Matrix, name: str, columns: int) -> Tensor:
             f"(got shape {list(matrix.shape)})"
         )
     return matrix
+
+
+def as_array(value: Any) -> np.ndarray[Any, Any]:
+    """An array of its own from what libraries return: lists, arrays, records, data frames."""
+    array = np.array(value.to_numpy() if hasattr(value, "to_numpy") else value)
+    return structured_to_unstructured(array) if array.dtype.names else array
 
 
 def parent_of_merges(merges: Tensor, num_leaves: int, name: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.data.rows import rows_by_name
 
 # Attributes that have a meaning of their own: half a set of them is a mistake, not a choice.
 _WHOLE = ("x", "pos", "mass")
@@ -25,7 +26,7 @@ def leaf_features(attrs: list[dict[Any, Any]], node_attrs: list[str] | None) -> 
         key
         for key in names
         if _can_be_key(key)
-        and rows_of(key) == "leaf"
+        and rows_by_name(key) in ("leaf", None)
         and all(key in attr for attr in attrs)
         and _rows([attr[key] for attr in attrs]) is not None
     ]
@@ -39,30 +40,35 @@ def take_tensors(
     needed: Iterable[str] = (),
 ) -> dict[str, Tensor]:
     """Move the attributes that fit into tensors out of ``attrs``; those ``needed`` must."""
+    on_leaves = Counter(key for attr in attrs[:num_leaves] for key in attr)
+    on_inner = Counter(key for attr in attrs[num_leaves:] for key in attr)
     found = list(dict.fromkeys(key for attr in attrs for key in attr))
     wanted = [key for key in found if _can_be_key(key)] if node_attrs is None else node_attrs
     out: dict[str, Tensor] = {}
     for key in wanted:
         if not _can_be_key(key):
             raise ValueError(f"Expected 'node_attrs' to leave out {key!r}, which has other uses")
-        if rows_of(key) == "tree":
+        if rows_by_name(key) == "tree":
             groups = {key: range(len(names))}
+            count = {key: on_leaves[key] + on_inner[key]}
         else:
             groups = {key: range(num_leaves), f"inner_{key}": range(num_leaves, len(names))}
-        some = {target: any(key in attrs[i] for i in group) for target, group in groups.items()}
+            count = {key: on_leaves[key], f"inner_{key}": on_inner[key]}
+        some = {target: number > 0 for target, number in count.items()}
         # What was asked for must be somewhere, and whole on the leaves if it is there at all.
         asked = node_attrs is not None and (some[key] or not any(some.values()))
         required = asked or key in needed or (some[key] and key in _WHOLE)
         for target, group in groups.items():
-            values = [attrs[i].get(key, _MISSING) for i in group]
-            rows = _rows(values) if some[target] else None
+            rows = None
+            if some[target] and count[target] == len(group):  # no pass over all nodes for any other
+                rows = _rows([attrs[i][key] for i in group])
             if rows is not None:
                 out[target] = rows
                 for i in group:
                     del attrs[i][key]
             elif target == key and required:
-                what = "leaf" if rows_of(key) == "leaf" else "node"
-                i = group[_offender(values)]
+                what = "node" if rows_by_name(key) == "tree" else "leaf"
+                i = group[_offender([attrs[i].get(key, _MISSING) for i in group])]
                 got = f"{attrs[i][key]!r}" if key in attrs[i] else "none"
                 raise ValueError(
                     f"Expected every {what} to have a numeric {key!r} of one shape "
@@ -77,7 +83,7 @@ def _can_be_key(key: Any) -> bool:
         key in _PLAIN
         or not (
             key.startswith(("_", "inner_"))
-            or rows_of(key) == "other"
+            or rows_by_name(key) in ("edge", "reference", "other")
             or key in ("parent", "tree_names", "batch")
             or hasattr(Hierarchy, key)
         )

@@ -6,7 +6,13 @@ In PyG 2.8 ``forward`` returns
 * ``x, edge_index, edge_weight, batch, perm`` for ASAPooling;
 * ``x, edge_index, batch, unpool_info`` with ``unpool_info.cluster`` for EdgePooling and
   ClusterPooling;
-* ``x, S`` with a dense ``S [B, n, K]`` for MemPooling.
+* ``x, S`` with a dense ``S [B, n, K]`` for MemPooling;
+* ``S, x, adj`` and three losses for DMoNPooling;
+* ``x, adj`` and two losses, but not the ``S`` they were made with, for ``dense_mincut_pool`` and
+  ``dense_diff_pool``.
+
+The layers of torch-geometric-pool 1.0 return an object with ``so``, a SelectOutput whose ``s`` is a
+sparse matrix, or a dense one ``[B, n, K]``, or one ``[N, K]`` with ``batch``.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch_geometric.utils import to_dense_batch
 
 from hsa_geometric.builders._ids import as_ids
 
@@ -41,6 +48,10 @@ class Perm(NamedTuple):
 
 def pick(output: Any, name: str) -> Any:
     """The part of a layer's output that says which node goes where."""
+    output = output if getattr(output, "so", None) is None else output.so
+    if isinstance(getattr(output, "s", None), Tensor) and not output.s.is_sparse:
+        batch = getattr(output, "batch", None)
+        return output.s if batch is None else to_dense_batch(output.s, batch)[0]
     if isinstance(output, Tensor) or _is_select(output) or hasattr(output, "cluster"):
         return output
     if isinstance(output, tuple):
@@ -48,6 +59,14 @@ def pick(output: Any, name: str) -> Any:
             return output[1]
         if len(output) == 4 and hasattr(output[3], "cluster"):
             return output[3]
+        if len(output) == 6 and _are_losses(output[3:]):
+            return output[0]
+        if len(output) == 4 and _are_losses(output[2:]):
+            raise TypeError(
+                f"Expected '{name}' to say where each node goes (got what dense_mincut_pool or "
+                "dense_diff_pool returned, which does not; give the assignment matrix 's' that it "
+                "was called with)"
+            )
         if len(output) in (5, 6) and isinstance(output[4], Tensor):
             return Perm(output[4])
     elif hasattr(output, "__array__"):
@@ -56,6 +75,10 @@ def pick(output: Any, name: str) -> Any:
         f"Expected '{name}' to be what a pooling layer returned, a SelectOutput, an UnpoolInfo, a "
         f"vector of clusters or kept nodes, or an assignment matrix (got {type(output).__name__})"
     )
+
+
+def _are_losses(values: Any) -> bool:
+    return all(isinstance(value, Tensor) and value.dim() == 0 for value in values)
 
 
 def is_matrix(output: Any) -> bool:
@@ -94,7 +117,8 @@ def read(output: Any, sample: Tensor, num_samples: int, name: str) -> Assignment
             )
         node = as_ids(output.node_index, f"{name}.node_index")
         cluster = as_ids(output.cluster_index, f"{name}.cluster_index")
-        return _read_pairs(node, cluster, num_nodes, int(output.num_clusters), name)
+        known = "num_clusters" if hasattr(output, "num_clusters") else "num_supernodes"
+        return _read_pairs(node, cluster, num_nodes, int(getattr(output, known)), name)
     if isinstance(output, Perm):
         return _read_perm(as_ids(output.perm, name), num_nodes, name)
     if not isinstance(output, Tensor):
@@ -163,7 +187,7 @@ def _read_matrix(matrix: Tensor, sample: Tensor, num_samples: int, name: str) ->
         if matrix.size(0) != num_samples or matrix.size(1) < longest:
             raise ValueError(
                 f"Expected '{name}' to be of shape [{num_samples}, n, K] with n at least {longest} "
-                f"(got {list(matrix.shape)})"
+                f"(got {list(matrix.shape)}; 'batch' says which leaf is in which sample)"
             )
         order = sample.argsort(stable=True)
         place = torch.empty_like(sample)

@@ -14,10 +14,8 @@ from torch_geometric.data import Data
 
 from hsa_geometric.builders._attach import attribute, check_sample
 from hsa_geometric.builders._coordinates import as_coordinates
+from hsa_geometric.builders._vtk import read_vtk
 from hsa_geometric.functional.options import check_integers
-
-# VTK's numbers for the cells that are left once all others have been cut up
-TRIANGLE, TETRAHEDRON = 5, 10
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Surface:
     """A mesh of triangles or tetrahedra.
 
     Attributes:
-        pos: ``[N, D]`` coordinates, in the type that the hierarchy is to have.
+        pos: ``[N, D]`` coordinates, in their own type.
         face: ``[3, F]`` triangles or ``[4, F]`` tetrahedra.
         size: ``[N]`` area or volume of each vertex, float64.
         data: the Data that it was read from, if it was one.
@@ -46,7 +44,7 @@ def read_mesh(mesh: Any) -> Surface:
     if _is(mesh, "trimesh", "Trimesh"):
         pos = torch.from_numpy(np.array(mesh.vertices))
         faces = np.array(mesh.faces, dtype=np.int64)
-        return _of_cells(pos, faces, "mesh.vertices", "mesh.faces", torch.get_default_dtype())
+        return _of_cells(pos, faces, "mesh.vertices", "mesh.faces")
     if _is(mesh, "meshio", "Mesh"):
         try:
             import pyvista
@@ -54,9 +52,10 @@ def read_mesh(mesh: Any) -> Surface:
             raise ImportError(
                 "from_mesh reads meshio meshes with PyVista: pip install 'hsa_geometric[meshes]'"
             ) from error
-        return _read_vtk(pyvista.from_meshio(mesh))
+        pos, face, size = read_vtk(pyvista.from_meshio(mesh))  # of float32 points it makes float64
+        return Surface(pos.float() if mesh.points.dtype == np.float32 else pos, face, size)
     if _is(mesh, "pyvista", "DataSet"):
-        return _read_vtk(mesh)
+        return Surface(*read_vtk(mesh))
     raise TypeError(
         "Expected 'mesh' to be a PyVista DataSet, a trimesh.Trimesh, a meshio.Mesh, a PyG Data or "
         f"a pair of points and triangles (got {type(mesh).__name__})"
@@ -73,7 +72,7 @@ def _read_data(data: Data) -> Surface:
     check_sample(data, "mesh")
     if not isinstance(face, Tensor) or face.dim() != 2:
         raise ValueError("Expected 'mesh.face' to be a tensor of shape [3, F] or [4, F]")
-    return replace(_of_cells(pos, face.t(), "mesh.pos", "mesh.face", None), data=data)
+    return replace(_of_cells(pos, face.t(), "mesh.pos", "mesh.face"), data=data)
 
 
 def _read_arrays(pos: Any, faces: Any) -> Surface:
@@ -82,12 +81,10 @@ def _read_arrays(pos: Any, faces: Any) -> Surface:
         raise ValueError(
             f"Expected 'mesh[1]' to be an array of triangles of shape [F, 3] (got {list(shape)})"
         )
-    return _of_cells(pos, faces, "mesh[0]", "mesh[1]", None)
+    return _of_cells(pos, faces, "mesh[0]", "mesh[1]")
 
 
-def _of_cells(
-    pos: Any, cells: Any, pos_name: str, cell_name: str, dtype: torch.dtype | None
-) -> Surface:
+def _of_cells(pos: Any, cells: Any, pos_name: str, cell_name: str) -> Surface:
     """Mesh of ``[F, 3]`` triangles or ``[F, 4]`` tetrahedra."""
     pos = as_coordinates(pos, pos_name, "vertex")
     if isinstance(cells, np.ndarray) and cells.dtype.kind in "biuf":
@@ -118,7 +115,7 @@ def _of_cells(
     place = pos.detach().double()
     shares = (_cell_size(place, face) / corners).repeat(corners)
     size = place.new_zeros(pos.shape[0]).index_add_(0, face.flatten(), shares)
-    return Surface(pos if dtype is None else pos.to(dtype), face, size)
+    return Surface(pos, face, size)
 
 
 def _cell_size(pos: Tensor, face: Tensor) -> Tensor:
@@ -129,37 +126,3 @@ def _cell_size(pos: Tensor, face: Tensor) -> Tensor:
     if face.shape[0] == 3:
         return normal.norm(dim=1) / 2
     return (normal * side[2]).sum(dim=1).abs() / 6
-
-
-def _read_vtk(mesh: Any) -> Surface:
-    """Any PyVista data set: the cells of its highest dimension, cut into simplices by VTK."""
-    import pyvista
-
-    pos = as_coordinates(np.array(mesh.points), "mesh.points", "vertex")
-    grid = mesh.cast_to_unstructured_grid()
-    types, first = np.unique(grid.celltypes, return_index=True)
-    dims = np.zeros(256, dtype=np.int64)
-    dims[types] = [grid.get_cell(cell).dimension for cell in first]
-    dim = dims[types].max(initial=0)
-    corner = np.asarray(grid.cell_connectivity)
-    outside = corner[(corner < 0) | (corner >= len(pos))]
-    if outside.size:
-        raise ValueError(
-            f"Expected the cells of 'mesh' to hold vertices in [0, {len(pos) - 1}] "
-            f"(got {outside[0]})"
-        )
-    simplices = None
-    if dim >= 2:
-        simplices = grid.triangulate().cells_dict.get(TRIANGLE if dim == 2 else TETRAHEDRON)
-    if simplices is None:
-        raise ValueError("Expected 'mesh' to have faces or volume cells (got none)")
-    sizes = grid.compute_cell_sizes(length=False, area=dim == 2, volume=dim == 3)
-    size = np.abs(sizes.cell_data["Area" if dim == 2 else "Volume"])
-    size[dims[grid.celltypes] != dim] = 0
-    corners = np.diff(pyvista.convert_array(grid.GetCells().GetOffsetsArray()))
-    share = np.repeat(size / np.maximum(corners, 1), corners)
-    return Surface(
-        pos.to(torch.get_default_dtype()),
-        torch.from_numpy(simplices.T.astype(np.int64)),
-        torch.from_numpy(np.bincount(corner, share, minlength=len(pos))),
-    )

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from hsa_geometric.builders._ids import Ids, as_ids
 from hsa_geometric.builders._internal import own_leaves
-from hsa_geometric.data.hierarchy import LEAF_KEYS, Hierarchy
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.data.leaves import take
+from hsa_geometric.data.rows import FOLLOWERS, count_rows, rows_by_name
 from hsa_geometric.functional.options import check_choice
 from hsa_geometric.tree import TreeIndex
 
@@ -35,8 +36,13 @@ def from_parent(parent: Ids, *, internal: str = "error", **leaf_data: Any) -> Hi
             (default: ``'error'``)
         **leaf_data: what the hierarchy carries. ``x``, ``pos``, ``z``, ``mass`` and ``batch`` have
             one row per leaf; ``tree_*`` one per tree node; ``inner_*`` one per inner node; any
-            other tensor (``y``, say) one per leaf or one per tree. Keys of edges are left to
-            PyG's own check. Arrays become tensors, and so do lists under the names above.
+            other tensor (``y``, say) one per leaf, or one per tree, or one. Which of these it is
+            is recorded, and stays so **whatever its name**: ``surface_area`` and ``vertex_index``
+            are data of leaves like any other. Only PyG's own names mean what they mean to PyG:
+            ``edge_index``, ``edge_attr``, ``edge_weight``, ``edge_type``, ``edge_label``,
+            ``edge_label_index``, ``e_id``, ``face``, ``adj`` and ``adj_t``. More data of edges, and
+            what names leaves by row, is set afterwards: ``h.train_index = ...`` follows PyG's
+            rules. Arrays become tensors, and so do lists under the first names and ``y``.
 
     Returns:
         A :class:`~hsa_geometric.data.Hierarchy` that passed
@@ -45,7 +51,8 @@ def from_parent(parent: Ids, *, internal: str = "error", **leaf_data: Any) -> Hi
     Raises:
         TypeError: if :obj:`parent` holds no integers, or a list no numbers.
         ValueError: naming argument and node: an empty tree, an id out of range, a cycle, a wrong
-            number of rows, a negative or NaN mass; an unknown :obj:`internal`.
+            number of rows, a negative or NaN mass; an unknown :obj:`internal`; a name that PyG
+            keeps for itself (``ptr``, ``_*``, ``tree_*_batch``).
 
     Cost: one sort of :obj:`T` keys; no Python per node.
 
@@ -68,23 +75,37 @@ def from_parent(parent: Ids, *, internal: str = "error", **leaf_data: Any) -> Hi
     ids = as_ids(parent, "parent")
     ids = torch.where(ids == -1, torch.arange(ids.numel(), device=ids.device), ids)
     data = {key: _as_tensor(key, value) for key, value in leaf_data.items()}
+    _check_names(data)
     if internal != "error":
         ids, data = _settle_inner_rows(ids, data, internal)
     hierarchy = Hierarchy(parent=ids, **data)
     if internal == "error":
         _check_no_inner_rows(hierarchy, data)
     hierarchy.validate()
-    for key, value in data.items():
-        if rows_of(key) == "leaf" and key not in LEAF_KEYS and isinstance(value, Tensor):
-            _check_leaf_or_sample(key, value, hierarchy)
+    hierarchy._store._set_recorded(
+        {k: _leaf_or_sample(k, v, hierarchy) for k, v in data.items() if rows_by_name(k) is None}
+    )
     return hierarchy
+
+
+def _check_names(data: dict[str, Any]) -> None:
+    for key in data:
+        if (
+            key in ("ptr", "num_edges")
+            or key.startswith("_")
+            or (key.startswith(("tree_", "inner_")) and key.endswith(FOLLOWERS))
+        ):
+            raise ValueError(
+                f"Expected names of leaf data that PyG does not keep for itself (got '{key}'; give "
+                f"it another name)"
+            )
 
 
 def _as_tensor(key: str, value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return torch.from_numpy(value.copy())
     if isinstance(value, (list, tuple)) and (
-        key in LEAF_KEYS or key == "y" or rows_of(key) in ("tree", "inner")
+        key == "y" or rows_by_name(key) in ("tree", "inner", "leaf")
     ):
         try:
             return torch.tensor(value)
@@ -93,13 +114,20 @@ def _as_tensor(key: str, value: Any) -> Any:
     return value
 
 
-def _check_leaf_or_sample(key: str, value: Tensor, hierarchy: Hierarchy) -> None:
+def _leaf_or_sample(key: str, value: Any, hierarchy: Hierarchy) -> str:
+    """What to record of a value under a name that says nothing."""
     leaves, trees = hierarchy.num_nodes, hierarchy.num_trees
-    if value.dim() > 0 and value.size(0) not in (leaves, trees, 1):
+    rows = count_rows(value)
+    if not isinstance(value, Tensor):
+        return "sample" if rows is None else "either"  # lists go by their length
+    if rows is not None and rows not in (leaves, trees, 1):
         raise ValueError(
             f"Expected '{key}' to have one row for each of the {leaves} leaves or one for each of "
-            f"the {trees} trees (got {value.size(0)} rows)"
+            f"the {trees} trees (got {rows} rows); set afterwards what is neither: h['{key}'] = ..."
         )
+    if rows != leaves:
+        return "sample"
+    return "either" if leaves == trees else "leaf"
 
 
 def _settle_inner_rows(
@@ -113,9 +141,9 @@ def _settle_inner_rows(
     else:
         kept = tree.leaf_ids
     for key, value in data.items():
-        changes = rows_of(key) == ("tree" if internal == "leaf" else "leaf")
-        if changes and isinstance(value, Tensor) and value.shape[:1] == (tree.num_nodes,):
-            out[key] = value[kept.to(value.device)]
+        changes = rows_by_name(key) in (("tree",) if internal == "leaf" else ("leaf", None))
+        if changes and count_rows(value) == tree.num_nodes:
+            out[key] = take(value, kept.to(getattr(value, "device", "cpu")))
     return parent, out
 
 
@@ -123,7 +151,7 @@ def _check_no_inner_rows(hierarchy: Hierarchy, data: dict[str, Any]) -> None:
     """Say what can be done about a row for every node; `validate` only counts."""
     tree = hierarchy.tree
     for key, value in data.items():
-        if rows_of(key) != "leaf" or not isinstance(value, Tensor):
+        if rows_by_name(key) not in ("leaf", None) or not isinstance(value, Tensor):
             continue
         if value.shape[:1] == (tree.num_nodes,) and tree.num_nodes != tree.num_leaves:
             raise ValueError(

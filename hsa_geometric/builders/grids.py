@@ -50,7 +50,7 @@ def from_grid(
         device: where to build. (default: the CPU)
         **leaf_data: as for :func:`~hsa_geometric.builders.from_parent`. Without ``pos`` the
             hierarchy gets the grid coordinates ``[N, D]`` of the cells, in the order of
-            :obj:`shape`.
+            :obj:`shape` and in torch's default type; in float64 if that cannot count so far.
 
     A grid of one cell is a root with one leaf.
 
@@ -82,7 +82,10 @@ def from_grid(
 
     if "pos" not in leaf_data:
         coordinates = torch.cartesian_prod(*axes).view(-1, len(axes))
-        leaf_data["pos"] = coordinates.repeat(grids.numel(), 1).to(torch.get_default_dtype())
+        dtype = torch.get_default_dtype()
+        if max(sizes) > 2 / torch.finfo(dtype).eps + 1:  # beyond, it skips whole numbers
+            dtype = torch.float64
+        leaf_data["pos"] = coordinates.repeat(grids.numel(), 1).to(dtype)
     if batch_size is not None:
         leaf_data["batch"] = batch
     return from_parent(nest(levels, batch, collapse=collapse).parent, **leaf_data)

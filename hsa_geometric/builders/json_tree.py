@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ def from_json(
     tree: dict[str, Any] | list[dict[str, Any]] | str | bytes,
     *,
     children: str = "children",
-    node_attrs: Iterable[str] | None = None,
+    node_attrs: Iterable[str] | Mapping[str, Any] | None = None,
     internal: str = "keep",
 ) -> Hierarchy:
     r"""Build a hierarchy from a tree of dicts such as ``{"name": "a", "children": [{...}, ...]}``.
@@ -31,8 +31,11 @@ def from_json(
         tree: the root, or a list of the roots of a forest, or a JSON text of either.
         children: key of the list of children. A node without it is a leaf, and so is one where it
             is empty or None.
-        node_attrs: names of the attributes to turn into tensors, each of which must then be there.
-            (default: all that can be turned into tensors)
+        node_attrs: names of the attributes to turn into tensors, each of which must then be there;
+            or a dict of them, with what a node has that lacks one, such as ``{"x": math.nan}``.
+            Then every tree gets the same keys, ``h.x`` and (with ``internal='keep'``)
+            ``h.inner_x``, so that all of them batch, whatever else their nodes have.
+            (default: all that can be turned into tensors, which may differ from tree to tree)
         internal: what becomes of features that inner nodes have of their own: ``'keep'``,
             ``'leaf'``, ``'drop'`` or ``'error'``, as for
             :func:`~hsa_geometric.builders.from_networkx`. The own leaf of a node comes before the
@@ -40,7 +43,8 @@ def from_json(
 
     Raises:
         TypeError: naming the place, if a node is no dict or its children no list.
-        ValueError: if :obj:`tree` is no JSON text, holds no node or a node that holds itself; and
+        ValueError: if :obj:`tree` is no JSON text or has a key twice in one object (naming the
+            line, or the key), holds no node or a node that holds itself; and
             what :func:`~hsa_geometric.builders.from_networkx` raises (nodes are then numbered,
             leaves first).
 
@@ -55,9 +59,17 @@ def from_json(
         [{'name': 'a'}, {}, {'name': 'r'}]
         >>> to_json(h)
         {'name': 'r', 'children': [{'name': 'a', 'x': 1.5}, {'x': 2.5}]}
+
+        Of trees whose nodes lack this and that, each gets the same keys:
+
+        >>> trees = ['{"y": 1}', '{"children": [{"x": 1.5}, {"y": 2}]}']
+        >>> nan = float("nan")
+        >>> [from_json(text, node_attrs={"x": nan, "y": -1}).y for text in trees]
+        [tensor([1]), tensor([-1,  2])]
     """
     import networkx as nx
 
+    fill = dict(node_attrs) if isinstance(node_attrs, Mapping) else {}
     if isinstance(tree, (str, bytes)):
         tree = _parse(tree)
     roots = tree if isinstance(tree, list) else [tree]
@@ -75,10 +87,21 @@ def from_json(
     G = nx.DiGraph()
     G.add_nodes_from(name)
     for i, node in enumerate(nodes):
-        G.nodes[name[i]].update((key, x) for key, x in node.items() if key != children)
+        attrs = G.nodes[name[i]]
+        attrs.update((key, x) for key, x in node.items() if key != children)
+        # An inner node that keeps nothing of its own, or gives all of it to a leaf, lacks nothing.
+        whole = not is_inner[i] or internal == "keep" or any(key in attrs for key in fill)
+        for key, value in fill.items():
+            if whole or key.startswith("tree_"):
+                attrs.setdefault(key, value)
         if above[i] >= 0:
             G.add_edge(name[above[i]], name[i])
-    return from_networkx(G, node_attrs=node_attrs, internal=internal)
+    h = from_networkx(G, node_attrs=node_attrs, internal=internal)
+    if internal == "keep" and not any(is_inner):
+        for key in fill:
+            if key in h and not key.startswith("tree_"):
+                h[f"inner_{key}"] = h[key][:0]
+    return h
 
 
 def to_json(hierarchy: Hierarchy, *, children: str = "children") -> Any:
@@ -130,7 +153,8 @@ def to_json(hierarchy: Hierarchy, *, children: str = "children") -> Any:
 
 def _parse(text: str | bytes) -> Any:
     try:
-        return json.loads(text)
+        text = text.removeprefix("\ufeff") if isinstance(text, str) else text
+        return json.loads(text, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError(
             "Expected 'tree' to be a JSON text that Python can read (got one nested too deep; pass "
@@ -138,6 +162,16 @@ def _parse(text: str | bytes) -> Any:
         ) from None
     except ValueError as error:
         raise ValueError(f"Expected 'tree' to be a JSON text (got {error})") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The dict of these pairs; the parser alone would drop all but the last of a key."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {twice!r} more than once in one object; keep one of them")
+    return found
 
 
 def _walk(roots: list[Any], children: str, listed: bool) -> tuple[list[dict[str, Any]], list[int]]:

@@ -14,6 +14,7 @@ from hsa_geometric.builders._merges import Matrix, as_matrix, parent_of_merges
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional.layout import over_subtrees
+from hsa_geometric.functional.options import check_integer
 
 
 def from_linkage(
@@ -21,13 +22,14 @@ def from_linkage(
     *,
     heights: Sequence[float] | None = None,
     num_clusters: Sequence[int] | None = None,
+    min_cluster_size: int | None = None,
     **leaf_data: Any,
 ) -> Hierarchy:
     r"""Build a hierarchy from a linkage matrix, as :func:`scipy.cluster.hierarchy.linkage` gives.
 
     Leaf :obj:`i` is observation :obj:`i`. The whole dendrogram is a binary tree whose node
     :obj:`N + i` is the merge of row :obj:`i`. It is often deep; :obj:`heights` or
-    :obj:`num_clusters` flatten it to a few levels.
+    :obj:`num_clusters` flatten it to a few levels, and :obj:`min_cluster_size` condenses it.
 
     A cut at height :math:`t` gives the clusters of
     ``scipy.cluster.hierarchy.fcluster(Z, t, 'distance')``: the largest subtrees in which no merge
@@ -35,13 +37,21 @@ def from_linkage(
     kept, in the order of their merges; a cluster that two cuts find is one node, and one of a
     single leaf is that leaf. No cluster has a single child.
 
+    The condensed tree is that of HDBSCAN (`Campello et al., 2013
+    <https://doi.org/10.1007/978-3-642-37456-2_14>`_): only where both sides of a merge have at
+    least :obj:`min_cluster_size` leaves does a cluster fall into two; from all others leaves drop
+    out, and hang from the cluster that they dropped out of, noise from the root.
+
     Args:
         Z: ``[N - 1, 4]`` tensor, array or list of rows: the two nodes joined, the height of the
             merge, the number of leaves below. Heights need not increase (centroid linkage). A
-            matrix without rows is one observation, a tree of a single leaf.
+            matrix without rows is one observation, a tree of a single leaf. Or a record array or
+            an object with ``to_numpy``, such as ``single_linkage_tree_`` of the package hdbscan and
+            ``_single_linkage_tree_`` of scikit-learn's.
         heights: cuts, in any order; an empty list leaves a star. (default: no cuts, all merges)
         num_clusters: cuts given by the greatest number of clusters they may leave, like
             ``fcluster(Z, k, 'maxclust')``: the lowest such cut, fewer where heights are equal.
+        min_cluster_size: least number of leaves of a cluster, at least 2. (default: no condensing)
         **leaf_data: as for :func:`~hsa_geometric.builders.from_parent`.
 
     Returns:
@@ -51,9 +61,10 @@ def from_linkage(
     Raises:
         TypeError: if :obj:`Z` holds no real numbers, or a number of clusters is no integer.
         ValueError: naming row and column, if :obj:`Z` has another shape, a NaN, an id that is no
-            integer, not formed yet or merged twice, or a wrong number of leaves; if both
-            :obj:`heights` and :obj:`num_clusters` are given, or hold a NaN or no positive number;
-            and what :func:`~hsa_geometric.builders.from_parent` raises.
+            integer, not formed yet or merged twice, or a wrong number of leaves; if more than one
+            of :obj:`heights`, :obj:`num_clusters` and :obj:`min_cluster_size` is given, or they
+            hold a NaN or too small a number; and what
+            :func:`~hsa_geometric.builders.from_parent` raises.
 
     Cost: linear in :obj:`N` times the logarithm of the depth; no Python per merge.
 
@@ -81,8 +92,10 @@ def from_linkage(
     _check_counts(matrix, num_leaves)
 
     height = matrix[:, 2].clone()
-    if heights is not None and num_clusters is not None:
-        raise ValueError("Expected 'heights' or 'num_clusters' (got both)")
+    check_one_way(heights, num_clusters, min_cluster_size)
+    if min_cluster_size is not None:
+        keep = _large(parent, matrix, num_leaves, min_cluster_size)
+        parent, height = _keep(parent, keep), height[keep[num_leaves:]]
     if heights is not None or num_clusters is not None:
         below = torch.cat([height.new_full((num_leaves,), -math.inf), height])
         tallest = over_subtrees(below, parent, "amax")
@@ -163,6 +176,20 @@ def to_linkage(hierarchy: Hierarchy) -> np.ndarray[Any, Any]:
     return torch.cat([pairs, torch.stack([height, count.double()], 1)[inner]], 1).numpy()
 
 
+def check_one_way(
+    heights: Sequence[float] | None,
+    num_clusters: Sequence[int] | None,
+    min_cluster_size: int | None,
+) -> None:
+    """At most one way to flatten a dendrogram."""
+    ways = {"heights": heights, "num_clusters": num_clusters, "min_cluster_size": min_cluster_size}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"Expected at most one of {list(ways)} (got {given})")
+    if min_cluster_size is not None:
+        check_integer(min_cluster_size, "min_cluster_size", 2)
+
+
 def check_heights(heights: Sequence[float]) -> list[float]:
     """The cuts as floats, none of them NaN."""
     try:
@@ -204,8 +231,22 @@ def _cut(parent: Tensor, num_leaves: int, tallest: Tensor, cuts: Tensor) -> tupl
     ids = torch.arange(parent.numel(), device=parent.device)
     band = torch.searchsorted(cuts, tallest)  # the number of cuts below each node's tallest merge
     keep = (band < band[parent]) | (parent == ids) | (ids < num_leaves)
-    jump = torch.where(keep, ids, parent)
+    return _keep(parent, keep), keep
+
+
+def _large(parent: Tensor, Z: Tensor, num_leaves: int, least: int) -> Tensor:
+    """Leaves, the root, and both sides of every merge in which both have so many leaves."""
+    count = torch.cat([Z.new_ones(num_leaves), Z[:, 3]])
+    ids = torch.arange(parent.numel(), device=parent.device)
+    splits = torch.zeros_like(ids, dtype=torch.bool)
+    splits[num_leaves:] = (count[Z[:, :2].long()] >= least).all(1)
+    return splits[parent] | (parent == ids) | (ids < num_leaves)
+
+
+def _keep(parent: Tensor, keep: Tensor) -> Tensor:
+    """The tree of some of the nodes, each below the nearest of them above."""
+    jump = torch.where(keep, torch.arange(parent.numel(), device=parent.device), parent)
     while not torch.equal(jump, further := jump[jump]):
         jump = further
     new_id = keep.cumsum(0) - 1
-    return new_id[jump[parent[keep]]], keep
+    return new_id[jump[parent[keep]]]

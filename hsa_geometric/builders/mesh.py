@@ -64,12 +64,13 @@ def from_mesh(
     Returns:
         One leaf for each vertex, in the order of the mesh, with
 
-        * ``pos`` ``[N, D]``, in torch's default type; tensors and arrays keep theirs;
-        * ``face`` ``[3, F]`` or, of a volume mesh, ``[4, F]``: PyVista cuts polygons into
-          triangles and volume cells into tetrahedra, without new vertices;
+        * ``pos`` ``[N, D]``, in the type that the mesh has them in (trimesh: float64): no digit is
+          lost before the box's corner is subtracted, so it does not matter where the mesh lies;
+        * ``face`` ``[3, F]`` or, of a volume mesh, ``[4, F]``: polygons are cut into triangles and
+          volume cells into tetrahedra, concave ones too, without new vertices;
         * ``edge_index`` ``[2, E]`` the edges of these, once in each direction, without self-loops
           (a Data with edges keeps its own);
-        * ``mass`` ``[N]``.
+        * ``mass`` ``[N]``, in the type of ``pos``, at least float32.
 
     Degenerate meshes: a face without area, or that repeats a vertex, adds no mass, but its edges
     count. An edge may have any number of faces. **Vertices of no face weigh 0**: nobody sees
@@ -78,14 +79,18 @@ def from_mesh(
     them before (PyVista's ``clean()``).
 
     Raises:
-        ImportError: if SciPy is missing, or PyVista for a meshio mesh.
+        ImportError: if SciPy is missing, PyVista for a meshio mesh, or what odd cells need
+            (mapbox_earcut, trimesh).
         TypeError: if :obj:`mesh` is none of these, or an array holds the wrong kind of numbers.
         ValueError: naming what is wrong: no vertices or no faces, a coordinate that is NaN or
-            infinite (with the vertex), a face with a vertex that is not there, a batch of meshes, a
-            mesh without any area while :obj:`mass` is ``'area'``, a Data that has masses already;
-            and what :func:`from_points` raises.
+            infinite (with the vertex), a face with a vertex that is not there, a polygon that
+            crosses itself or a polyhedron that is not closed or has no tetrahedra between its own
+            vertices (with the cell), a batch of meshes, a mesh without any area while :obj:`mass`
+            is ``'area'``, a Data that has masses already; and what :func:`from_points` raises.
 
-    Cost: as :func:`from_points`; shells and what VTK does run on the CPU. No Python per vertex.
+    Cost: as :func:`from_points`; shells and what VTK does run on the CPU. No Python per vertex, nor
+    per cell but for polygons that touch themselves and for polyhedra that VTK does not fill: some
+    milliseconds for each of these, and seconds where it is concave and has dozens of vertices.
 
     Example:
         >>> pos = torch.tensor([[0.0, 0.0], [2.0, 0.0], [2.0, 1.0], [0.0, 1.0]])
@@ -112,7 +117,8 @@ def from_mesh(
     parent = bisect(pos, shell, method=method, branching=branching, leaf_size=leaf_size)
     if shell is not None and (num_shells := int(shell.max()) + 1) > 1:
         centre = pos.new_zeros(num_shells, pos.shape[1], dtype=torch.float64)
-        centre.index_add_(0, shell, pos.detach().double())
+        place = pos.detach().double()
+        centre.index_add_(0, shell, place - place.amin(dim=0))
         centre /= shell.bincount().unsqueeze(1)
         above = bisect(centre, method=method, branching=branching, leaf_size=branching)
         # The leaves of this tree are the roots, which are the last nodes, of the other one.

@@ -21,7 +21,6 @@ from hsa_geometric.builders._nx_tensors import take_tensors
 from hsa_geometric.builders._nx_tree import parents
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.data.rows import rows_of
 from hsa_geometric.functional.options import check_choice
 
 
@@ -38,7 +37,8 @@ def from_networkx(
     ``[N, ...]``; if all inner nodes have it, theirs becomes ``h.inner_a`` ``[T - N, ...]``. An
     attribute named ``tree_*`` (such as ``tree_kind``) must be on every node and becomes one
     tensor ``[T, ...]``. Python floats get torch's default dtype. Everything else is kept for
-    :func:`to_networkx`.
+    :func:`to_networkx`. Samples of a batch must have the same tensors: name them in
+    :obj:`node_attrs` where graphs differ in what they carry.
 
     Args:
         G: a :class:`networkx.DiGraph` with edges from parent to child, or an undirected
@@ -164,11 +164,9 @@ def to_networkx(hierarchy: Hierarchy, *, undirected: bool | None = None) -> Any:
         G.add_node(name)
         G.nodes[name].update(attrs)
     for key, value in hierarchy._store.items():
-        kind = rows_of(key)
-        if not isinstance(value, Tensor) or kind == "other" or key in ("parent", "batch"):
+        kind = hierarchy.rows_of(key)
+        if not isinstance(value, Tensor) or kind not in rows or key in ("parent", "batch"):
             continue
-        if value.dim() == 0 or value.size(0) != len(rows[kind]):
-            continue  # one row for the sample, not for its nodes
         attr = key.removeprefix("inner_")
         for i, row in zip(rows[kind], value.tolist(), strict=True):
             G.nodes[record.names[i]][attr] = row

@@ -14,10 +14,18 @@ from hsa_geometric.builders.networkx import labels
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional.layout import layout
 
-_QUOTED = r"'[^']*(?:''[^']*)*'"
-_NO_SYNTAX = re.compile(rf"{_QUOTED}|\[[^\]]*\]|['\[\]]")  # quoted, comment, or unclosed
-_LABEL = re.compile(rf"\s*({_QUOTED}|[^\s':]*)\s*(?::\s*([^\s':]*)\s*)?")
-_PLAIN = re.compile(r"[^\s()\[\]{}':;,]*")
+# Blanks are those of the format, as dendropy has them: any other white space is part of a name.
+_BLANK = r"[ \t\r\n]*"
+_QUOTED = r"""(?:'[^']*(?:''[^']*)*'|"[^"]*(?:""[^"]*)*")"""
+_NO_SYNTAX = re.compile(rf"""{_QUOTED}|[\[\]'"]""")  # quoted, a comment, or unclosed
+_COMMENT_SIGN = re.compile(r"[\[\]]")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_LABEL = re.compile(
+    rf"""{_BLANK}(?P<name>{_QUOTED}|[^ \t\r\n:{{}}'"]*){_BLANK}"""
+    rf"""(?::{_BLANK}(?P<length>[^ \t\r\n:{{}}'"]+){_BLANK})?"""
+    rf"""(?:\{{(?P<edge>[0-9]+)\}}{_BLANK})?"""
+)
+_PLAIN = re.compile(r"""[^\s()\[\]{}"':;,=\\]*""")
 _SYNTAX = np.array([ord(c) for c in "(),;"])
 
 
@@ -31,12 +39,14 @@ def from_newick(text: str, *, internal: str = "error", **leaf_data: Any) -> Hier
     The label of each node is kept as its attribute ``name``, an empty string where there is none:
     ``h.tree_names.attrs[i]["name"]``. Names need not be unique, so :func:`to_networkx` numbers
     the nodes and gives them this attribute. Branch lengths become ``h.tree_length`` ``[T]``, in
-    torch's default precision, NaN for a node without; the key is absent if no node has one.
+    torch's default precision, NaN for a node without.
 
     Args:
-        text: trees in Newick format: names may be missing, quoted (``'it''s'``), or plain, and
-            a plain one is taken as it stands (underscores too); blanks and comments in ``[...]``
-            (also those with extended data) are skipped.
+        text: trees in Newick format: names may be missing, quoted (``'it''s'`` or
+            ``"Homo sapiens"``), or plain, and a plain one is taken as it stands (underscores too);
+            blanks, a byte-order mark and comments in ``[...]`` (nested ones and those with extended
+            data too) are skipped. The edge number of the jplace format, ``A:0.1{7}``, is kept as
+            attribute ``edge_num``. After brackets the last ``;`` may be missing.
         internal: what becomes of inner nodes with rows of ``x`` (or other leaf data) of their own,
             row :obj:`a` being that of tree node :obj:`a`, inner nodes last: as for
             :func:`~hsa_geometric.builders.from_parent`. With ``'leaf'`` an own leaf has the name
@@ -45,10 +55,11 @@ def from_newick(text: str, *, internal: str = "error", **leaf_data: Any) -> Hier
 
     Raises:
         TypeError: if :obj:`text` is no string.
-        ValueError: naming the character (counted from 0): a bracket, quote or comment without its
-            partner, a missing comma or semicolon, a name with blanks and without quotes, a branch
-            length that is no number, text after the end, no tree at all; and what
-            :func:`~hsa_geometric.builders.from_parent` raises.
+        ValueError: naming the character (counted from 0) and a remedy: a bracket, quote or comment
+            without its partner, a missing comma or semicolon, a name with blanks and without
+            quotes, a branch length that is no decimal number or too large for the precision, a
+            ``;`` without a tree, text after the end, a NEXUS or jplace file around the trees; and
+            what :func:`~hsa_geometric.builders.from_parent` raises.
 
     Cost: one regular expression for each label; the rest is sorting. No recursion, so any
     depth.
@@ -66,17 +77,21 @@ def from_newick(text: str, *, internal: str = "error", **leaf_data: Any) -> Hier
     """
     if not isinstance(text, str):
         raise TypeError(f"Expected 'text' to be a string (got {type(text).__name__})")
-    clean = _NO_SYNTAX.sub(_blank_comment, text)
-    bare = re.sub(_QUOTED, lambda m: "_" * len(m[0]), clean)
+    _check_format(text)
+    clean, bare = _without_comments(text)
     depth, spans = _scan(bare)
 
-    found = [_label(clean, start, end) for start, end in spans]
-    names: list[dict[Any, Any]] = [{"name": name} for name, _ in found]
-    length = torch.tensor([value for _, value in found])
-    if length.isnan().all():
-        return from_postorder(depth, names, internal, leaf_data)
+    names: list[dict[Any, Any]] = []
+    values = []
+    for start, end in spans:
+        attrs, value = _label(clean, start, end)
+        names.append(attrs)
+        values.append(value)
+    length = torch.tensor(values)
+    if length.isinf().any():
+        _refuse_large(length, clean, spans)
     h = from_postorder(depth, names, internal, leaf_data, {"tree_length": length})
-    h["tree_length"][own_leaves(len(found), h)] = 0
+    h["tree_length"][own_leaves(len(values), h)] = 0
     return h
 
 
@@ -89,13 +104,15 @@ def to_newick(hierarchy: Hierarchy, *, name: str = "name") -> str:
 
     Args:
         hierarchy: one sample or a batch. ``tree_length`` ``[T]``, if there, is written as branch
-            lengths (NaN: none), with as many digits as its precision needs.
+            lengths (NaN: none), with as many digits as its precision needs. Names that are not
+            plain are written in single quotes, an empty name of a whole tree as ``''``.
         name: attribute that holds the names. A node without it is written with its name in
             :func:`to_networkx` if that is a string or it is a leaf, which for most builders means
             leaf :obj:`i` is named ``i``.
 
     Raises:
         TypeError, ValueError: if the hierarchy is not valid.
+        ValueError: naming the node, if a branch length is infinite.
 
     Cost: a few Python steps for each node.
 
@@ -124,6 +141,9 @@ def to_newick(hierarchy: Hierarchy, *, name: str = "name") -> str:
     closing = torch.bincount(last[inner], minlength=tree.num_leaves).tolist()
     leaf = tree.leaf_ids[torch.argsort(first[tree.leaf_ids])].tolist()
     is_root = (tree.parent == torch.arange(tree.num_nodes)).tolist()
+    for node in leaf:
+        if is_root[node] and not tail[node]:
+            tail[node] = "''"  # a ';' alone is no tree
 
     parts, closed = [], iter(inner.tolist())
     for node, opens, closes in zip(leaf, opening, closing, strict=True):
@@ -135,15 +155,62 @@ def to_newick(hierarchy: Hierarchy, *, name: str = "name") -> str:
     return "".join(parts)[:-1]
 
 
-def _blank_comment(match: re.Match[str]) -> str:
-    found = match[0]
-    if len(found) == 1:
-        what = {"'": "quote", "[": "comment", "]": "comment"}[found]
+def _without_comments(text: str) -> tuple[str, str]:
+    """The text with blanks for comments, and once more with underscores for quoted names."""
+    clean: list[str] = []
+    bare: list[str] = []
+    if text[:1] == "\ufeff":
+        clean, bare = [" "], [" "]
+    done = at = len(clean)
+    while match := _NO_SYNTAX.search(text, at):
+        at, end = match.span()
+        plain = text[done:at]
+        if match[0] == "[":
+            end = _end_of_comment(text, at)
+            clean += [plain, " " * (end - at)]
+            bare += [plain, " " * (end - at)]
+        elif end - at == 1:
+            what = "comment" if match[0] == "]" else "quote"
+            raise _no_partner(what, at)
+        else:
+            clean += [plain, match[0]]
+            bare += [plain, "_" * (end - at)]
+        done = at = end
+    return "".join([*clean, text[done:]]), "".join([*bare, text[done:]])
+
+
+def _end_of_comment(text: str, start: int) -> int:
+    open_ = 0
+    for match in _COMMENT_SIGN.finditer(text, start):
+        open_ += 1 if match[0] == "[" else -1
+        if open_ == 0:
+            return match.end()
+    raise _no_partner("comment", start)
+
+
+def _no_partner(what: str, at: int) -> ValueError:
+    return ValueError(
+        f"Expected 'text' to close what it opens (got a {what} without its partner at "
+        f"character {at}; a name with quotes or brackets needs quotes)"
+    )
+
+
+def _check_format(text: str) -> None:
+    """Say what to do with the files that have trees inside."""
+    begin = text.lstrip("\ufeff \t\r\n")
+    at = len(text) - len(begin)
+    if begin[:6].upper() == "#NEXUS":
         raise ValueError(
-            f"Expected 'text' to close what it opens (got a {what} without its partner at "
-            f"character {match.start()}; a name with quotes or brackets needs quotes)"
+            f"Expected 'text' to hold Newick (got '#NEXUS' at character {at}; pass the trees in it "
+            f"as dendropy writes them: dendropy.TreeList.get(data=text, schema='nexus', "
+            f"preserve_underscores=True).as_string('newick', preserve_spaces=True, "
+            f"unquoted_underscores=True))"
         )
-    return found if found[0] == "'" else " " * len(found)
+    if begin[:1] == "{":
+        raise ValueError(
+            f"Expected 'text' to hold Newick (got '{{' at character {at}; of a jplace file pass "
+            f"json.loads(text)['tree'])"
+        )
 
 
 def _scan(bare: str) -> tuple[np.ndarray[Any, Any], list[tuple[int, int]]]:
@@ -154,9 +221,12 @@ def _scan(bare: str) -> tuple[np.ndarray[Any, Any], list[tuple[int, int]]]:
     letters = np.frombuffer(bare.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     at = np.flatnonzero(np.isin(letters, _SYNTAX))
     sign = letters[at]
-    if at.size == 0 or sign[-1] != ord(";") or bare[at[-1] + 1 :].strip():
-        past = int(at[sign == ord(";")][-1]) + 1 if (sign == ord(";")).any() else 0
-        rest = bare[past:].lstrip()
+    ended = np.flatnonzero(sign == ord(";"))
+    past = int(at[ended[-1]]) + 1 if ended.size else 0
+    rest = bare[past:].lstrip(" \t\r\n")
+    if at.size and sign[-1] == ord(")"):  # the last semicolon is forgotten more often than not
+        at, sign = np.append(at, len(bare)), np.append(sign, ord(";"))
+    elif rest or not ended.size:
         raise ValueError(
             f"Expected 'text' to hold trees that end with ';' "
             f"(got {_shorten(rest)} at character {len(bare) - len(rest)})"
@@ -165,12 +235,19 @@ def _scan(bare: str) -> tuple[np.ndarray[Any, Any], list[tuple[int, int]]]:
     depth = np.cumsum(opens.astype(np.int64) - closes)
     _refuse(depth < 0, at, "a '(' before this ')'")
     before = np.concatenate([[0], depth[:-1]])
-    _refuse((sign == ord(";")) & (before > 0), at, "a ')' before this ';'")
+    _refuse((sign == ord(";")) & (before > 0), at, "a ')' before this ';' or the end")
     _refuse((sign == ord(",")) & (before == 0), at, "';' between trees, not this ','")
     _refuse(opens[1:] & closes[:-1], at[1:], "',' before this '('")
     start = np.concatenate([[0], at[:-1] + 1])
+    lone = (sign == ord(";")) & np.concatenate([[True], sign[:-1] == ord(";")])
+    for i, j in zip(start[lone].tolist(), at[lone].tolist(), strict=True):
+        if not bare[i:j].strip(" \t\r\n"):
+            raise ValueError(
+                f"Expected a tree before each ';' (got none at character {j} of 'text'; a tree of "
+                f"one leaf without a name is \"'';\")"
+            )
     for i, j in zip(start[opens].tolist(), at[opens].tolist(), strict=True):
-        if label := bare[i:j].strip():
+        if label := bare[i:j].strip(" \t\r\n"):
             raise ValueError(
                 f"Expected labels to follow their brackets (got {_shorten(label)} before the '(' "
                 f"at character {j})"
@@ -184,20 +261,38 @@ def _refuse(wrong: np.ndarray[Any, Any], at: np.ndarray[Any, Any], what: str) ->
         raise ValueError(f"Expected {what} (at character {int(at[wrong][0])} of 'text')")
 
 
-def _label(clean: str, start: int, end: int) -> tuple[str, float]:
+def _label(clean: str, start: int, end: int) -> tuple[dict[Any, Any], float]:
+    """Attributes and branch length of the node whose label stands there."""
     match = _LABEL.fullmatch(clean, start, end)
-    try:
-        if match is None:
-            raise ValueError
-        name, length = match.groups()
-        if name[:1] == "'":
-            name = name[1:-1].replace("''", "'")
-        return name, float("nan") if length is None else float(length)
-    except ValueError:
+    if match is None:
         raise ValueError(
             f"Expected a label 'name:length' (got {_shorten(clean[start:end].strip())} at "
-            f"character {start}; a name with blanks, colons or quotes needs quotes)"
-        ) from None
+            f"character {start}; a name with blanks, colons, braces or quotes needs quotes)"
+        )
+    name, length, edge = match.groups()
+    if name[:1] in ("'", '"'):
+        quote = name[0]
+        name = name[1:-1].replace(quote + quote, quote)
+    attrs = {"name": name} if edge is None else {"name": name, "edge_num": int(edge)}
+    if length is None:
+        return attrs, float("nan")
+    if _NUMBER.fullmatch(length) is None:
+        raise ValueError(
+            f"Expected a branch length to be a decimal number such as 0.1 or 1e-3 (got "
+            f"{_shorten(length)} at character {match.start('length')}; leave an unknown one out)"
+        )
+    return attrs, float(length)
+
+
+def _refuse_large(length: Tensor, clean: str, spans: list[tuple[int, int]]) -> None:
+    start, end = spans[int(length.isinf().nonzero()[0])]
+    match = _LABEL.fullmatch(clean, start, end)
+    assert match is not None
+    raise ValueError(
+        f"Expected branch lengths to fit in {length.dtype} (got {_shorten(match['length'])} at "
+        f"character {match.start('length')}; torch.set_default_dtype(torch.float64) takes lengths "
+        f"up to 1.8e308)"
+    )
 
 
 def _shorten(text: str) -> str:
@@ -220,4 +315,10 @@ def _lengths(hierarchy: Hierarchy) -> list[str]:
     length = length.detach().cpu()
     if length.dtype not in (torch.float32, torch.float64):
         length = length.float()
+    if length.isinf().any():
+        node = int(length.isinf().nonzero()[0])
+        raise ValueError(
+            f"Expected 'tree_length' to be finite, or NaN for none "
+            f"(got tree_length[{node}] = {float(length[node])})"
+        )
     return ["" if v == "nan" else f":{v}" for v in length.numpy().astype(str).tolist()]

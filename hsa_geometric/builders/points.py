@@ -50,6 +50,7 @@ def from_points(
 
     Args:
         pos: ``[N, D]`` coordinates, in any number of dimensions, floating point; kept as ``h.pos``.
+            A shift that rounds none of them changes no tree, however far it is.
         method: ``'kd'``, ``'pca'`` or ``'ball'``.
         branching: the most children of an inner node above the lowest ones; at least 2.
         leaf_size: the most leaves below one of the lowest inner nodes; at least 2.

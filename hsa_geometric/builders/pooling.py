@@ -36,11 +36,13 @@ def from_pooling(
     For each layer give any of
 
     * all that its ``forward`` returned: of ``TopKPooling``, ``SAGPooling``, ``PANPooling``,
-      ``ASAPooling``, ``EdgePooling``, ``ClusterPooling`` or ``MemPooling``;
-    * a ``SelectOutput``, or an ``UnpoolInfo`` (anything with a vector ``cluster``);
-    * an assignment matrix, ``[n, K]`` or dense ``[B, n, K]`` as for ``dense_diff_pool``: each node
-      joins the column of its greatest entry, the first of equal ones, and rows that pad a sample
-      are ignored;
+      ``ASAPooling``, ``EdgePooling``, ``ClusterPooling``, ``MemPooling`` or ``DMoNPooling``, or of
+      a layer of torch-geometric-pool;
+    * a ``SelectOutput`` of either package, or an ``UnpoolInfo`` (anything with a vector
+      ``cluster``);
+    * an assignment matrix, ``[n, K]`` or dense ``[B, n, K]``, as ``dense_diff_pool`` and
+      ``dense_mincut_pool`` take it (but do not return it): each node joins the column of its
+      greatest entry, the first of equal ones, and rows that pad a sample are ignored;
     * an integer vector: with one entry a node the cluster of each, if shorter the nodes that are
       kept (``perm``). A permutation of all nodes is refused where the two readings differ.
 

@@ -16,6 +16,7 @@ from hsa_geometric.functional.options import check_integer, check_positive
 
 CODE_BITS = 62  # of a non-negative int64, less one
 CELL_BITS = 52  # that float64 can tell apart
+EXPONENT = 0x7FF << 52  # where float64 holds it
 
 
 def from_voxels(
@@ -36,6 +37,14 @@ def from_voxels(
     Give one of :obj:`size` and :obj:`levels`. Either way the lowest corner of a sample's bounding
     box is the corner of its cube, and all its leaves lie at one depth. A cell with a single
     occupied child is kept, so that levels stay sizes: ``collapse_chains()`` removes those.
+
+    A point on the border of two cells belongs to the upper one: along each axis, cell :math:`c`
+    holds what lies from :math:`c \cdot \textrm{size}` to below
+    :math:`(c + 1) \cdot \textrm{size}` from the corner. Floats miss borders (0.3 / 0.1 is less than
+    3), so a point is on a border, too, if what it lacks can be rounding: at most four steps between
+    neighbouring numbers of the type of :obj:`pos`, there or at the corner, and a 1,024th of a
+    cell; or less than one such step and half a cell. Ten points 0.1 apart lie in ten cells of size
+    0.1, and in 10,000 of UTM coordinates too.
 
     Args:
         pos: ``[N, D]`` coordinates, floating point; kept as ``h.pos``.
@@ -98,8 +107,13 @@ def check_options(size: float | None, levels: int | None) -> None:
         check_integer(levels, "levels", 0)
 
 
-def _corners(pos: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
-    """Places relative to the sample's lowest corner, and the longest side of its bounding box."""
+def _corners(pos: Tensor, sample: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Places relative to the sample's lowest corner, and what floats can tell apart there.
+
+    Shapes:
+        place ``[N, D]``; step ``[N, D]`` between the numbers of a type with this ``eps``, at the
+        point or at the corner, whichever is larger; side ``[B]`` the longest of the bounding box.
+    """
     num_samples = int(sample.max()) + 1
     low, high = (
         pos.new_zeros(num_samples, pos.shape[1]).scatter_reduce_(
@@ -107,29 +121,42 @@ def _corners(pos: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
         )
         for how in ("amin", "amax")
     )
-    return pos - low[sample], (high - low).amax(dim=1)
+    corner = low if num_samples == 1 else low.index_select(0, sample)
+    step = torch.maximum(pos.abs(), corner.abs())
+    step.view(torch.int64).bitwise_and_(EXPONENT)  # the power of two at or below it
+    return pos - corner, step.mul_(eps), (high - low).amax(dim=1)
 
 
 def _cells_of_size(pos: Tensor, sample: Tensor, size: float, bits: int) -> tuple[Tensor, Tensor]:
     """Finest cell of each point, and levels below the root of each sample."""
-    place, side = _corners(pos.detach().double(), sample)
-    last = (side / size).floor()
+    place, step, side = _corners(pos.detach().double(), sample, torch.finfo(pos.dtype).eps)
+    cell = _floor(place.div_(size), step.div_(size))
+    last = torch.zeros_like(side).scatter_reduce_(0, sample, cell.amax(dim=1), "amax")
     if not (last < 2**bits).all():
         raise ValueError(
             f"Expected 'size' to give at most 2^{bits} cells along each of {pos.shape[1]} axes, "
             f"over a length of {float(side.max()):g} (got {size})"
         )
     _, depth = torch.frexp(last)  # the number of binary digits of an integer
-    return (place / size).floor().long(), depth.long()
+    return cell.long(), depth.long()
 
 
 def _cells_of_cube(pos: Tensor, sample: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """Finest cell of each point, and levels below the root of each sample."""
     # A quarter of each coordinate has finite differences.
-    place, side = _corners(pos.detach().double() / 4, sample)
+    place, step, side = _corners(pos.detach().double() / 4, sample, torch.finfo(pos.dtype).eps)
     side = torch.where(side == 0, 1, side)
-    cell = (place / side[sample].unsqueeze(1) * 2**levels).long().clamp(max=2**levels - 1)
-    return cell, torch.full(side.shape, levels, device=pos.device)
+    sides = side if side.numel() == 1 else side[sample].unsqueeze(1)
+    cell = _floor(place.div_(sides).mul_(2**levels), step.div_(sides).mul_(2**levels))
+    return cell.long().clamp(max=2**levels - 1), torch.full(side.shape, levels, device=pos.device)
+
+
+def _floor(place: Tensor, step: Tensor) -> Tensor:
+    """Number of the cell, of sides 1; what lies on a border but for rounding is on it."""
+    # Four steps of the type where that is little beside a cell. In cells of few steps it is less
+    # than one: what rounding the true places can make, and never what separates two places.
+    near = torch.maximum((4 * step).clamp_(max=2.0**-10), step.mul_(1 - 2.0**-10))
+    return place.add_(near.clamp_(max=0.5)).floor_()
 
 
 def _morton(cell: Tensor, bits: int) -> Tensor:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from hsa_geometric.data.hierarchy import LEAF_KEYS, Hierarchy
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.data.rows import rows_by_name
 from hsa_geometric.functional.checks import check_tensor
 from hsa_geometric.functional.coarse_edges import EDGE_REDUCTIONS, coarse_edges
 from hsa_geometric.functional.coarse_tree import coarse_tree
@@ -45,12 +44,13 @@ def coarsen(
                                   clusters, which are leaves now
     ``batch``, ``ptr``,           those of the clusters, the nodes and the edges that are left
     ``*_batch``, ``*_ptr``
-    anything else                 dropped if its name says that it points at leaves or edges
-                                  (``face``, ``*_index``, ``edge_*``, ``adj*``) or if it names tree
+    anything else                 dropped if it belongs to edges, or names leaves by row (``face``,
+                                  ``adj``, ``*_index`` set after the hierarchy was built) or tree
                                   nodes (``tree_names``); kept otherwise, such as ``y`` of a sample
     ============================  ==================================================================
 
-    As in PyG, a tensor has one row for each leaf if it has as many rows as there are leaves.
+    What has one row for each leaf, :meth:`Hierarchy.rows_of <hsa_geometric.data.Hierarchy.rows_of>`
+    says; under names that no builder was given that is, as in PyG, what has as many rows.
 
     Args:
         data: a hierarchy, or a batch of them. It is not changed.
@@ -107,10 +107,10 @@ def coarsen(
     inner_row = (inner.cumsum(0) - 1)[node[is_inner]]
     dropped = set()
     for key, value in data._store.items():
-        rows = rows_of(key)
-        if key in ("parent", "mass") or rows == "other":
+        rows = data.rows_of(key)
+        if key in ("parent", "mass") or rows not in ("tree", "inner", "leaf"):
             continue
-        if rows == "leaf" and not _has_leaf_rows(key, value, data):
+        if rows == "leaf" and _is_of_samples(key, data):
             continue
         if not isinstance(value, Tensor):
             dropped.add(key)
@@ -120,8 +120,10 @@ def coarsen(
             new[key] = (value[inner_row], node_sample[is_inner])
         elif key in ("x", "pos") or value.is_floating_point():
             check_tensor(value, key)
-            how = reduce if key == "x" else "mean"
-            pooled = pool_rows(value, clusters.cluster, size, reduce=how, mass=data.mass)
+            if key == "x" and reduce != "mean":
+                pooled = pool_rows(value, clusters.cluster, size, reduce=reduce, mass=data.mass)
+            else:
+                pooled = _mean(value, clusters.cluster, size, data.mass)
             new[key] = (pooled, cluster_sample)
         else:
             dropped.add(key)
@@ -140,6 +142,18 @@ def coarsen(
             if value is not None:
                 new[key] = (value, cluster_sample[edges.edge_index[0]])
     return _with_rows(data, new, dropped)
+
+
+def _mean(value: Tensor, cluster: Tensor, size: int, mass: Tensor | None) -> Tensor:
+    """Means of the rows of each cluster, summed about a place among them.
+
+    Far from the origin the sum itself would have no digits left for what is near.
+    """
+    wide = value.to(torch.promote_types(value.dtype, torch.float32))
+    about = pool_rows(wide.detach(), cluster, size, reduce="max", mass=mass)  # 0 without mass
+    about = about.masked_fill(~about.isfinite(), 0)
+    near = wide - about.index_select(0, cluster)
+    return (about + pool_rows(near, cluster, size, mass=mass)).to(value.dtype)
 
 
 def _samples(
@@ -162,14 +176,12 @@ def _samples(
     return batch, sample
 
 
-def _has_leaf_rows(key: str, value: Any, data: Hierarchy) -> bool:
-    if key in LEAF_KEYS:
-        return True
-    if not isinstance(value, Tensor) or value.dim() == 0 or value.size(0) != data.num_nodes:
+def _is_of_samples(key: str, data: Hierarchy) -> bool:
+    """Whether rows may as well be those of samples, of one leaf each, which stay as they are."""
+    if rows_by_name(key) == "leaf" or data._store._recorded().get(key) == "leaf":
         return False
-    # One leaf a sample: rows of leaves are rows of samples, and stay as they are.
     samples = int(data.batch.max()) + 1 if "batch" in data else 1
-    return samples != data.num_nodes
+    return samples == data.num_nodes
 
 
 def _with_rows(
@@ -178,6 +190,7 @@ def _with_rows(
     """A copy of ``data`` with new rows, and with all that PyG keeps beside them."""
     out = copy.copy(data)
     store = out._store
+    rows = {key: data.rows_of(key) for key in store}
     ptr = {}
     if "ptr" in store:
         num_samples = store["ptr"].numel() - 1
@@ -191,7 +204,7 @@ def _with_rows(
             store[key] = ptr[followed] if key.endswith("_ptr") else new[followed][1]
         elif key != followed and followed in store and followed not in dropped | new.keys():
             continue  # of something that stays
-        elif key in dropped or (rows_of(key) == "other" and key not in new):
+        elif key in dropped or (rows[key] in ("edge", "reference", "other") and key not in new):
             del store[key]
     for key, (value, _) in new.items():
         store[key] = value

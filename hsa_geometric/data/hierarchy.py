@@ -11,12 +11,14 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.data.data import size_repr
 
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.data.alike import check_keys, common_record
+from hsa_geometric.data.callers import check_transform, samples_to_batch
+from hsa_geometric.data.leaves import check_no_references, count_before, keep_leaves
+from hsa_geometric.data.rows import Rows, rows_by_name
 from hsa_geometric.data.storage import HierarchyStorage
+from hsa_geometric.data.validation import check_contents
 from hsa_geometric.tree import TreeIndex
 
-# Keys that always hold one row per leaf. `y` may also belong to the whole sample.
-LEAF_KEYS = ("x", "pos", "z", "mass", "batch")
 DERIVED = ("tree", "parent_edge_index", "num_tree_nodes", "num_trees", "depth")
 
 
@@ -29,9 +31,20 @@ class Hierarchy(Data):  # type: ignore[misc]
     tree nodes. The :obj:`k`-th leaf in ascending tree node id is row :obj:`k` of :obj:`x`: in one
     sample ids usually start with the leaves; in a batch the leaves and inner nodes alternate.
 
-    A key's name says what its rows are. ``tree_*`` has one row per tree node. ``inner_*`` has one
-    row per inner node, in ascending id. Neither is changed by batching. All other keys follow
-    PyG's rules.
+    What the rows of a key are is said
+
+    * by its name, if it is ``tree_*``: one row per tree node; ``inner_*``: one row per inner node,
+      in ascending id; ``x``, ``pos``, ``z``, ``mass`` or ``batch``: one row per leaf;
+    * by the builder it was passed to, whatever its name: see
+      :func:`~hsa_geometric.builders.from_parent`. That is recorded, and goes along into copies,
+      batches and data sets;
+    * by PyG's rules otherwise, as for ``h.name = value``: keys with ``index`` in their name, and
+      ``face``, name leaves by row; what has as many rows as there are leaves (or edges) belongs to
+      these.
+
+    Of the first two nothing is changed by batching, and PyG's transforms never take them for data
+    of edges. :meth:`rows_of` tells. A tensor of leaves that is replaced by one with another number
+    of rows is refused at once, as are PyG's transforms that add or remove nodes.
 
     Args:
         x: features of the leaves.
@@ -128,7 +141,7 @@ class Hierarchy(Data):  # type: ignore[misc]
         Raises:
             TypeError, ValueError: if :obj:`parent` is no forest.
         """
-        return self._store.derive("tree", TreeIndex.from_parent)
+        return self._store._derive("tree", TreeIndex.from_parent)
 
     @property
     def parent_edge_index(self) -> Tensor:
@@ -151,19 +164,58 @@ class Hierarchy(Data):  # type: ignore[misc]
         """Number of levels below the roots."""
         return self.tree.depth
 
-    # How PyG batches it #######################################################################
+    def rows_of(self, key: str) -> Rows:
+        r"""What the rows of the value stored under :obj:`key` stand for.
+
+        Args:
+            key: name of an attribute that is there.
+
+        Returns:
+            ``'leaf'``, ``'tree'`` (nodes), ``'inner'`` (nodes), ``'edge'``, ``'reference'`` (it
+            names leaves by row, as :obj:`edge_index` does), ``'sample'`` (a value of the whole
+            sample, whatever its rows are) or ``'other'`` (what PyG adds to a batch).
+
+        Example:
+            >>> from hsa_geometric.builders import from_parent
+            >>> h = from_parent([2, 2, 2], surface_index=[5, 7], y=1.0)
+            >>> h.rows_of("surface_index"), h.rows_of("y"), h.rows_of("parent")
+            ('leaf', 'sample', 'tree')
+        """
+        return self._store._rows_of(key)
+
+    # What PyG does with it ####################################################################
 
     def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        if key == "mass" or rows_of(key) in ("tree", "inner"):
+        if self._is_own(key):
             return 0
         return super().__cat_dim__(key, value, *args, **kwargs)
 
     def __inc__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         if key == "parent":
             return value.numel()
-        if key == "mass" or rows_of(key) in ("tree", "inner"):
+        if key != "batch" and self._is_own(key):
             return 0
         return super().__inc__(key, value, *args, **kwargs)
+
+    def _is_own(self, key: str) -> bool:
+        return rows_by_name(key) in ("tree", "inner", "leaf") or key in self._store._recorded()
+
+    def stores_as(self, data: Any) -> Hierarchy:
+        """Know of rows what ``data`` knows, or all samples of the batch of which it is the first.
+
+        Raises:
+            TypeError: if one of them is something else than a hierarchy.
+            ValueError: if their keys, or what rows of a key stand for, differ.
+        """
+        samples, excluded = samples_to_batch()
+        check_keys(samples or [data], excluded)
+        self._store._set_recorded(common_record(samples or [data], excluded))
+        return self
+
+    def __copy__(self) -> Hierarchy:
+        check_transform()
+        out: Hierarchy = super().__copy__()
+        return out
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key in DERIVED:
@@ -184,39 +236,17 @@ class Hierarchy(Data):  # type: ignore[misc]
         Raises:
             TypeError: if :obj:`parent` holds no integers.
             ValueError: naming the argument and the node, if :obj:`parent` is missing, empty, out of
-                range or has a cycle; if a key has the wrong number of rows; if a mass is
-                negative, infinite or NaN; if :obj:`edge_index` is out of range.
+                range or has a cycle; if a key of any name has the wrong number of rows; if a mass
+                is negative, infinite or NaN; if :obj:`edge_index` or :obj:`face` is out of range.
         """
         try:
-            self._check()
+            check_contents(self)
         except (TypeError, ValueError) as error:
             if raise_on_error:
                 raise
             warnings.warn(str(error), stacklevel=2)
             return False
         return bool(super().validate(raise_on_error))
-
-    def _check(self) -> None:
-        if "parent" not in self._store:
-            raise ValueError(f"Expected 'parent' in '{type(self).__name__}' (got none)")
-        tree = self.tree
-        rows = {"tree": tree.num_nodes, "inner": tree.num_nodes - tree.num_leaves}
-        for key, value in self._store.items():
-            if not isinstance(value, Tensor):
-                continue
-            kind = rows_of(key)
-            if kind in rows:
-                _check_rows(key, value, rows[kind], f"{kind} node" if kind == "inner" else "node")
-            elif key in LEAF_KEYS:
-                _check_rows(key, value, tree.num_leaves, "leaf")
-        num_nodes = self._store.get("num_nodes")
-        if num_nodes is not None and num_nodes != tree.num_leaves:
-            raise ValueError(
-                f"Expected 'num_nodes' to be the number of leaves, {tree.num_leaves} "
-                f"(got {num_nodes})"
-            )
-        if isinstance(self.mass, Tensor):
-            _check_mass(self.mass)
 
     # New hierarchies ##########################################################################
 
@@ -263,7 +293,7 @@ class Hierarchy(Data):  # type: ignore[misc]
         return out
 
     def subgraph(self, subset: Tensor) -> Hierarchy:
-        r"""Keep some leaves, the edges among them, and the tree nodes above them.
+        r"""Keep some leaves, the edges and faces among them, and the tree nodes above them.
 
         Inner nodes left without leaves vanish, and trees with them. A batch can no longer be split
         into samples.
@@ -273,8 +303,11 @@ class Hierarchy(Data):  # type: ignore[misc]
                 the leaves is the order of their ids, so it cannot be changed here).
 
         Raises:
-            ValueError: if :obj:`subset` has the wrong shape, is out of order or keeps no leaf.
+            ValueError: if :obj:`subset` has the wrong shape, is out of order or keeps no leaf; if
+                there is a key that names leaves by row (``*_index``, ``adj*``) besides
+                :obj:`edge_index` and :obj:`face`.
         """
+        check_no_references(self)
         tree = self.tree
         mask = _leaf_mask(subset, tree.num_leaves)
         keep = torch.zeros_like(tree.parent, dtype=torch.bool)
@@ -284,25 +317,83 @@ class Hierarchy(Data):  # type: ignore[misc]
             keep[jump[keep]] = True
             jump = jump[jump]
 
-        out = self._with_nodes(super().subgraph(mask), keep, tree.parent)
-        for name in ("_slice_dict", "_inc_dict"):  # PyG leaves them pointing at the old rows
-            out._store.__dict__.pop(name, None)
-        if "ptr" in self._store:
-            out.ptr = _count_before(mask)[self.ptr]
+        return keep_leaves(self, self._with_nodes(copy.copy(self), keep, tree.parent), mask)
+
+    def connected_components(self) -> list[Hierarchy]:
+        """Split the graph, not the tree, into connected parts, each with the tree above it."""
+        label = torch.arange(self.num_nodes, device=self.parent.device)
+        if isinstance(self.get("edge_index"), Tensor):
+            ends = torch.cat([self.edge_index, self.edge_index.flip(0)], dim=1)
+            while True:  # every node takes the lowest row that it hears of
+                lower = label.scatter_reduce(0, ends[0], label[ends[1]], "amin")
+                lower = lower[lower]
+                if torch.equal(lower, label):
+                    break
+                label = lower
+        return [self.subgraph(label == first) for first in label.unique()]
+
+    def snapshot(self, start_time: float, end_time: float, attr: str = "time") -> Hierarchy:
+        """Keep the leaves, with their tree, or the edges whose time is in this range."""
+        if attr in self and self.is_node_attr(attr):
+            return self.subgraph((self[attr] >= start_time) & (self[attr] <= end_time))
+        out: Hierarchy = super().snapshot(start_time, end_time, attr)
         return out
+
+    def up_to(self, end_time: float) -> Hierarchy:
+        """Keep the leaves, with their tree, or the edges until ``end_time``."""
+        if "time" not in self:
+            return copy.copy(self)
+        return self.snapshot(self.time.min().item(), end_time)
+
+    def sort_by_time(self) -> Hierarchy:
+        """Sort edges by time; leaves are refused, as their order is that of the tree.
+
+        Raises:
+            ValueError: if :obj:`time` has a row for each leaf, and they are not in order.
+        """
+        if "time" in self and self.is_node_attr("time") and not self.is_sorted_by_time():
+            raise ValueError(
+                "Expected 'time' to belong to edges (got a row for each leaf, whose order is that "
+                "of the tree); take surgery.permute_leaves(h, h.time.argsort())"
+            )
+        out: Hierarchy = super().sort_by_time()
+        return out
+
+    def concat(self, data: Any) -> Hierarchy:
+        """Refused: rows would be joined, and trees could not be.
+
+        Raises:
+            ValueError: always, with what joins hierarchies.
+        """
+        raise ValueError(
+            "Expected two hierarchies to be joined with their trees; take Batch.from_data_list([a, "
+            "b]) for two trees, or surgery.merge([a, b]) for one"
+        )
+
+    def to_heterogeneous(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: the tree has leaves of one type.
+
+        Raises:
+            ValueError: always, with what to do.
+        """
+        raise ValueError(
+            "Expected nodes of one type, as a tree has no place in a HeteroData; delete 'parent' "
+            "and what is 'tree_*' and 'inner_*', and call Data.from_dict(h.to_dict())"
+            ".to_heterogeneous(...)"
+        )
 
     def _with_nodes(self, out: Hierarchy, keep: Tensor, parent: Tensor) -> Hierarchy:
         """Write into ``out`` the tree of the nodes in ``keep``, whose parents are kept ones."""
         inner = torch.ones_like(keep)
         inner[self.tree.leaf_ids] = False
         masks = {"tree": keep, "inner": keep[inner]}
-        new_id = _count_before(keep)
+        new_id = count_before(keep)
         slices = dict(self._store.__dict__.get("_slice_dict", {}))  # of a batch, else empty
         incs = dict(self._store.__dict__.get("_inc_dict", {}))
         samples = slices.get("parent")
 
         for key, value in self._store.items():
-            mask = masks.get(rows_of(key))
+            mask = masks.get(rows_by_name(key) or "")
             if mask is None:
                 continue
             if key == "parent":
@@ -315,7 +406,7 @@ class Hierarchy(Data):  # type: ignore[misc]
                 parts = mask.cpu().tensor_split(samples[1:-1])
                 out[key] = [v.select(m) for v, m in zip(value, parts, strict=True)]
             if isinstance(value, Tensor):
-                before = _count_before(mask)
+                before = count_before(mask)
                 if f"{key}_batch" in self._store:
                     out[f"{key}_batch"] = self[f"{key}_batch"][mask]
                     out[f"{key}_ptr"] = before[self[f"{key}_ptr"]]
@@ -358,11 +449,6 @@ def _above_chains(parent: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     return top, torch.where(above == top, ids, above)  # the chain hung from no node: a root
 
 
-def _count_before(mask: Tensor) -> Tensor:
-    """``[n + 1]`` number of set entries before each entry, and in all."""
-    return torch.cat([mask.new_zeros(1, dtype=torch.long), mask.cumsum(0)])
-
-
 def _leaf_mask(subset: Tensor, num_leaves: int) -> Tensor:
     if subset.dim() != 1:
         raise ValueError(f"Expected 'subset' to be one-dimensional (got {subset.dim()} dimensions)")
@@ -381,32 +467,12 @@ def _leaf_mask(subset: Tensor, num_leaves: int) -> Tensor:
                 f"(got {int(subset[outside][0])})"
             )
         if (subset[1:] <= subset[:-1]).any():
-            raise ValueError("Expected 'subset' to be strictly ascending; leaves keep their order")
+            raise ValueError(
+                "Expected 'subset' to be strictly ascending; leaves keep their order (take "
+                "subset.sort().values, and surgery.permute_leaves afterwards)"
+            )
         mask = torch.zeros(num_leaves, dtype=torch.bool, device=subset.device)
         mask[subset] = True
     if not mask.any():
         raise ValueError("Expected 'subset' to keep at least one leaf (got none)")
     return mask
-
-
-def _check_rows(key: str, value: Tensor, expected: int, what: str) -> None:
-    plural = {"leaf": "leaves"}.get(what, f"{what}s")
-    if value.dim() == 0:
-        raise ValueError(f"Expected '{key}' to have a row for each {what} (got 0 dimensions)")
-    if value.size(0) != expected:
-        raise ValueError(
-            f"Expected '{key}' to have one row for each of the {expected} {plural} "
-            f"(got {value.size(0)} rows)"
-        )
-
-
-def _check_mass(mass: Tensor) -> None:
-    if mass.dim() != 1:
-        raise ValueError(f"Expected 'mass' to be one-dimensional (got {mass.dim()} dimensions)")
-    bad = ~((mass >= 0) & torch.isfinite(mass))
-    if bad.any():
-        leaf = int(bad.nonzero()[0])
-        raise ValueError(
-            f"Expected 'mass' to be finite and non-negative (got mass[{leaf}] = "
-            f"{mass[leaf].item()})"
-        )

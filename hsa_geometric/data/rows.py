@@ -1,33 +1,68 @@
-"""Which rows a key of a hierarchy has; the one place that knows the naming rule."""
+"""What the rows of a value stand for, as far as the name under which it is stored says so."""
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
-Rows = Literal["tree", "inner", "leaf", "other"]
+import numpy as np
+from torch import Tensor
+
+Rows = Literal["tree", "inner", "leaf", "sample", "edge", "reference", "other"]
+
+# Keys that always hold one row per leaf. `y` may also belong to the whole sample.
+LEAF_KEYS = ("x", "pos", "z", "mass", "batch")
+EDGE_KEYS = ("edge_attr", "edge_weight", "edge_type", "e_id")
+REFERENCES = ("edge_index", "edge_label_index", "face", "adj", "adj_t")
+FOLLOWERS = ("_batch", "_ptr")
+OTHER = ("edge_label", "num_nodes", "num_edges", "ptr")
 
 
-def rows_of(key: str) -> Rows:
-    r"""Say what the rows of the value stored under :obj:`key` stand for.
+@lru_cache(maxsize=1024)  # PyG asks for each key of each sample
+def rows_by_name(key: str) -> Rows | None:
+    r"""Say what the rows stored under a reserved name stand for; :obj:`None` for all other names.
 
     * ``"tree"``: one row for each tree node (:obj:`parent` and every ``tree_*``)
     * ``"inner"``: one row for each inner node, in ascending id (every ``inner_*``)
-    * ``"other"``: edges, and the bookkeeping PyG adds to a batch
-    * ``"leaf"``: all the rest, that is leaves or whole samples
+    * ``"leaf"``: one row for each leaf (:obj:`x`, :obj:`pos`, :obj:`z`, :obj:`mass`, :obj:`batch`)
+    * ``"edge"``: one row for each edge (:obj:`edge_attr`, :obj:`edge_weight`, :obj:`edge_type`)
+    * ``"reference"``: it names leaves by row (:obj:`edge_index`, :obj:`face`, :obj:`adj`, …)
+    * ``"other"``: what PyG counts
 
     Args:
         key: name of the attribute.
 
     Example:
-        >>> rows_of("tree_pos"), rows_of("inner_x"), rows_of("edge_index"), rows_of("x")
-        ('tree', 'inner', 'other', 'leaf')
+        >>> rows_by_name("tree_pos"), rows_by_name("inner_x"), rows_by_name("edge_index")
+        ('tree', 'inner', 'reference')
+        >>> rows_by_name("surface_area") is None
+        True
     """
-    if key.endswith(("_batch", "_ptr")) or key == "ptr":  # follow_batch=['tree_pos'] adds these
-        return "other"
-    if key == "parent" or key.startswith("tree_"):
+    if key == "parent":
         return "tree"
-    if key.startswith("inner_"):
-        return "inner"
-    if key == "num_nodes" or any(word in key for word in ("edge", "index", "face", "adj")):
-        return "other"
-    return "leaf"
+    if key.startswith(("tree_", "inner_")):
+        if key.endswith(FOLLOWERS):  # follow_batch=['tree_pos'] adds these
+            return "other"
+        return "tree" if key.startswith("tree_") else "inner"
+    if key in LEAF_KEYS:
+        return "leaf"
+    if key in EDGE_KEYS:
+        return "edge"
+    if key in REFERENCES:
+        return "reference"
+    return "other" if key in OTHER else None
+
+
+def is_follower(key: str, keys: Any) -> bool:
+    """Whether it is what ``follow_batch`` adds to a batch for another one of ``keys``."""
+    return any(key.endswith(end) and key.removesuffix(end) in keys for end in FOLLOWERS)
+
+
+def count_rows(value: Any) -> int | None:
+    """Number of rows, or None of what has none."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return int(value.shape[0]) if value.ndim else None
+    if isinstance(value, (list, tuple)):
+        return len(value)
+    rows = getattr(value, "num_rows", None)  # of a frame of tensors
+    return rows if isinstance(rows, int) else None

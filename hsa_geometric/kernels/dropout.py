@@ -29,7 +29,7 @@ def factors(
     Example:
         >>> heads = torch.arange(6)
         >>> factors(0.5, torch.tensor([7]), heads, heads * 0, heads * 0, torch.float32)
-        tensor([2., 0., 2., 2., 2., 0.])
+        tensor([0., 2., 0., 2., 2., 0.])
     """
     keep = uniform(philox(seed, place & WORD, query & WORD, head & WORD)) >= p
     return keep.to(dtype) * kept_scale(p)

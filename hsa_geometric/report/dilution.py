@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._internal import own_leaves
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional import aggregate, distribute
 from hsa_geometric.functional.layout import root_of
 from hsa_geometric.functional.options import check_integer
 from hsa_geometric.report._table import number, table
 from hsa_geometric.surgery._check import check_hierarchy
+from hsa_geometric.tree import TreeIndex
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,25 +127,37 @@ def dilution(h: Hierarchy, *, max_up: int = 32) -> Dilution:
 
 
 class _Distances:
-    """Sums of squared distances between leaves and those below the siblings of an ancestor."""
+    """Sums of squared distances between leaves and those below the siblings of an ancestor.
+
+    All are taken about the mean of the node around them. About one place for all, squares would
+    swallow the distances of what is near.
+    """
 
     def __init__(self, pos: Tensor, h: Hierarchy):
         tree = h.tree
-        x = pos.double().view(tree.num_leaves, -1)
-        # About the mean of each tree, or squares of large coordinates would swallow the distances.
-        root = root_of(tree)
-        mean = aggregate(x, tree)[root] / tree.count[tree.position][root].unsqueeze(1)
+        x = pos.detach().double().view(tree.num_leaves, -1)
+        root, count = root_of(tree), tree.count[tree.position].double()
+        mean = aggregate(x, tree)[root] / count[root].unsqueeze(1)
         self.x = x - mean[tree.leaf_ids]
         self.parent = tree.parent
-        self.sum = aggregate(self.x, tree)
-        self.square = aggregate(self.x.square().sum(1), tree)
+        self.mean = aggregate(self.x, tree) / count.unsqueeze(1)
+        self.off = self.mean - self.mean[self.parent]
+        self.count, self.moment = count, count * self.off.square().sum(1)
+        # About its own mean a node has the moments of all nodes below it about their parents'.
+        # Each node's children are summed on a leaf of its own, so that these are sums of leaves.
+        of_children = torch.zeros_like(self.moment).index_add(0, self.parent, self.moment)
+        parent, old = own_leaves(tree)
+        total = aggregate(of_children, TreeIndex.from_parent(parent))
+        self.square = torch.zeros_like(of_children)
+        self.square[old[tree.num_nodes :]] = total[tree.num_nodes :]
 
     def squared(self, at: Tensor, leaf: Tensor, others: Tensor) -> float:
         """Sum over pairs of ``leaf`` and the leaves below the siblings of its ancestor ``at``."""
-        above, x = self.parent[at], self.x[leaf]
+        above = self.parent[at]
+        x = self.x[leaf] - self.mean[above]
         total = (
             others[at] * x.square().sum(1)
-            + (self.square[above] - self.square[at])
-            - 2 * (x * (self.sum[above] - self.sum[at])).sum(1)
+            + (self.square[above] - self.square[at] - self.moment[at])
+            + 2 * self.count[at] * (x * self.off[at]).sum(1)
         )
-        return float(total.clamp(min=0).sum())
+        return float(total.sum().clamp(min=0))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.data.rows import rows_by_name
 
 
 def check_hierarchy(h: Any, name: str = "h") -> None:
@@ -35,18 +35,6 @@ def check_no_positions(h: Hierarchy) -> None:
         )
 
 
-def check_no_references(h: Hierarchy, handled: tuple[str, ...]) -> None:
-    """Refuse keys that name leaves by row in a way that would be left pointing at other leaves."""
-    for key in h.keys():  # noqa: SIM118 (of PyG's Data, not of a dict)
-        if key in handled or key.endswith(("_batch", "_ptr")) or rows_of(key) != "other":
-            continue
-        if "index" in key or "adj" in key or key == "face":
-            raise ValueError(
-                f"Expected no key that names leaves by row but {list(handled)} (got '{key}'; "
-                f"delete it, and set it anew afterwards)"
-            )
-
-
 def node_rows(
     h: Hierarchy, kinds: tuple[str, ...] = ("tree", "inner")
 ) -> Iterator[tuple[str, Any]]:
@@ -58,7 +46,7 @@ def node_rows(
         ValueError: at anything else, whose rows can only be left out, not moved or added.
     """
     for key in h.keys():  # noqa: SIM118
-        if key == "parent" or rows_of(key) not in kinds:
+        if key == "parent" or rows_by_name(key) not in kinds:
             continue
         value = h[key]
         splits = "_slice_dict" in h._store.__dict__  # into the samples whose records are listed

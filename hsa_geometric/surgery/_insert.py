@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.data.rows import rows_by_name
 from hsa_geometric.surgery._check import node_rows, take_rows
 
 
@@ -42,7 +42,7 @@ def insert_nodes(h: Hierarchy, parent: Tensor, source: Tensor) -> Hierarchy:
     out = copy.copy(h)
     out.parent = new_id[parent][order].to(h.parent.dtype)
     for key, value in [("parent", h.parent), *node_rows(h)]:
-        take = rows[rows_of(key)]
+        take = rows[str(rows_by_name(key))]
         if key != "parent":
             out[key] = take_rows(h, value, take)
         if f"{key}_batch" in h:

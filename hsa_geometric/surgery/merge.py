@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.data.rows import rows_by_name
 from hsa_geometric.surgery._check import check_hierarchy, node_rows
 
 
@@ -72,7 +72,7 @@ def merge(hierarchies: Sequence[Hierarchy], *, root: Mapping[str, Any] | None = 
     above = torch.where(is_root, count, new_id[tree.parent])
 
     out = Hierarchy.from_dict(
-        {key: value for key, value in batch.to_dict().items() if key not in ("batch", "ptr")}
+        {k: v for k, v in batch.to_dict().items() if k not in ("batch", "ptr", "_num_nodes")}
     )
     out.parent = torch.cat([above[order], above.new_full((1,), count)])
     for key, value in node_rows(batch):
@@ -83,7 +83,7 @@ def merge(hierarchies: Sequence[Hierarchy], *, root: Mapping[str, Any] | None = 
                 .select(torch.cat([order, order.new_tensor([count])]))
             )
             continue
-        if rows_of(key) == "tree":
+        if rows_by_name(key) == "tree":
             value = value[order]
         out[key] = torch.cat([value, _row(rows[key], value, key)])
     return out

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.data.leaves import check_no_references, take_leaf_rows
 from hsa_geometric.functional.options import check_integers
-from hsa_geometric.surgery._check import check_hierarchy, check_no_references, node_rows, take_rows
+from hsa_geometric.surgery._check import check_hierarchy, node_rows, take_rows
 
 
 def permute_leaves(h: Hierarchy, perm: Tensor | Sequence[int]) -> Hierarchy:
@@ -47,7 +47,7 @@ def permute_leaves(h: Hierarchy, perm: Tensor | Sequence[int]) -> Hierarchy:
         (tensor([4, 3, 3, 4, 4]), tensor([12, 10, 11]))
     """
     check_hierarchy(h)
-    check_no_references(h, ("edge_index", "face"))
+    check_no_references(h)
     tree = h.tree
     perm = _permutation(perm, tree.num_leaves).to(tree.device)
     if isinstance(h.get("batch"), Tensor) and not torch.equal(h.batch[perm], h.batch):
@@ -68,14 +68,10 @@ def permute_leaves(h: Hierarchy, perm: Tensor | Sequence[int]) -> Hierarchy:
     for key, value in node_rows(h, ("tree",)):
         out[key] = take_rows(h, value, old)
     for key in h.keys():  # noqa: SIM118 (of PyG's Data, not of a dict)
-        value = h[key]
-        if rows_of(key) == "leaf" and h.is_node_attr(key):
-            if isinstance(value, Tensor):
-                out[key] = value.index_select(h.__cat_dim__(key, value), perm)
-            else:
-                out[key] = type(value)(value[i] for i in perm.tolist())
+        if h.is_node_attr(key):
+            out[key] = take_leaf_rows(h, key, perm)
         elif key in ("edge_index", "face"):
-            out[key] = inverse[value]
+            out[key] = inverse[h[key]]
     return out
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_right
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Batch
 
-from hsa_geometric.data.hierarchy import LEAF_KEYS, Hierarchy
-from hsa_geometric.data.rows import rows_of
+from hsa_geometric.data.hierarchy import Hierarchy
+from hsa_geometric.data.leaves import check_no_references, keep_leaves
+from hsa_geometric.data.rows import count_rows
 from hsa_geometric.functional.layout import over_paths, root_of
 from hsa_geometric.functional.options import check_integer
-from hsa_geometric.surgery._check import check_hierarchy, check_no_references
+from hsa_geometric.surgery._check import check_hierarchy
 
 
 def subtree(h: Hierarchy, node: int) -> Hierarchy:
@@ -56,25 +58,23 @@ def subtree(h: Hierarchy, node: int) -> Hierarchy:
             raise ValueError("Expected 'h' to be a sample, or a batch that can still be split")
         sample = bisect_right(ends.tolist(), node) - 1
         return subtree(h.get_example(sample), node - int(ends[sample]))
-    check_no_references(h, ("edge_index", "face"))
+    check_no_references(h)
 
     tree, ids = h.tree, torch.arange(h.num_tree_nodes, device=h.parent.device)
     root = root_of(tree)
     at = (ids == node) & (root != node)
     keep = (over_paths(at.long(), tree) > 0) | (root == node)
     leaves = keep[tree.leaf_ids]
-    out = h._with_nodes(Data.subgraph(h, leaves), keep, torch.where(ids == node, ids, tree.parent))
+    above = torch.where(ids == node, ids, tree.parent)
+    out = keep_leaves(h, h._with_nodes(copy.copy(h), keep, above), leaves)
     if "batch" in out:
         del out["batch"]
-    if isinstance(h.get("face"), Tensor):
-        row = leaves.cumsum(0) - 1
-        out.face = row[h.face[:, leaves[h.face].all(dim=0)]]
     if tree.num_trees > 1:
         number = tree.position[root[node]]
-        for key, value in h.to_dict().items():
-            of_sample = rows_of(key) == "leaf" and key not in LEAF_KEYS and key in out
-            if not of_sample or not isinstance(value, Tensor) or value.dim() == 0:
+        for key in h.keys():  # noqa: SIM118 (of PyG's Data, not of a dict)
+            value = h[key]
+            if h.rows_of(key) != "sample" or not isinstance(value, Tensor) or key not in out:
                 continue
-            if value.size(0) == tree.num_trees != tree.num_leaves:
+            if count_rows(value) == tree.num_trees:
                 out[key] = value[number : number + 1]
     return out

@@ -11,7 +11,12 @@ from torch_geometric.data import Data
 
 from hsa_geometric.builders._attach import attach, attribute, check_sample
 from hsa_geometric.builders._coordinates import as_coordinates
-from hsa_geometric.builders.linkage import check_heights, check_num_clusters, from_linkage
+from hsa_geometric.builders.linkage import (
+    check_heights,
+    check_num_clusters,
+    check_one_way,
+    from_linkage,
+)
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional.options import check_choice
 from hsa_geometric.transforms._base import HierarchyTransform
@@ -37,8 +42,9 @@ class LinkageHierarchy(HierarchyTransform):
         attr: attribute to cluster, ``'pos'`` or ``'x'``, say. (default: ``'pos'``)
         heights: cuts that flatten the dendrogram, as for
             :func:`~hsa_geometric.builders.from_linkage`.
-        num_clusters: cuts given by numbers of clusters; at most one of both. (default: the whole
-            binary dendrogram)
+        num_clusters: cuts given by numbers of clusters.
+        min_cluster_size: least size of a cluster of the condensed tree. At most one of the three.
+            (default: the whole binary dendrogram)
 
     Raises:
         TypeError, ValueError: for an unknown method or bad cuts, at once; when applied, if the
@@ -65,17 +71,18 @@ class LinkageHierarchy(HierarchyTransform):
         attr: str = "pos",
         heights: Sequence[float] | None = None,
         num_clusters: Sequence[int] | None = None,
+        min_cluster_size: int | None = None,
     ) -> None:
         check_choice(method, "method", _METHODS)
         if method in _EUCLIDEAN and metric != "euclidean":
             raise ValueError(f"Expected metric='euclidean' for method={method!r} (got {metric!r})")
-        if heights is not None and num_clusters is not None:
-            raise ValueError("Expected 'heights' or 'num_clusters' (got both)")
+        check_one_way(heights, num_clusters, min_cluster_size)
         self.method = method
         self.metric = metric
         self.attr = attr
         self.heights = None if heights is None else check_heights(heights)
         self.num_clusters = None if num_clusters is None else check_num_clusters(num_clusters)
+        self.min_cluster_size = min_cluster_size
 
     def forward(self, data: Data) -> Hierarchy:
         """Build the tree of one sample."""
@@ -93,6 +100,11 @@ class LinkageHierarchy(HierarchyTransform):
                     "LinkageHierarchy needs SciPy: pip install 'hsa_geometric[clusters]'"
                 ) from error
             Z = linkage(x.double().cpu().numpy(), self.method, self.metric)
-        tree = from_linkage(Z, heights=self.heights, num_clusters=self.num_clusters).to(x.device)
+        tree = from_linkage(
+            Z,
+            heights=self.heights,
+            num_clusters=self.num_clusters,
+            min_cluster_size=self.min_cluster_size,
+        ).to(x.device)
         tree.inner_height = tree.inner_height.to(x.dtype)
         return attach(data, tree)

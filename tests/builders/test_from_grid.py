@@ -130,3 +130,15 @@ def test_positions_of_the_caller_stay():
 def test_bad_arguments_are_named(shape, options, error, match):
     with pytest.raises(error, match=match):
         from_grid(shape, **options)
+
+
+def test_coordinates_of_long_grids_are_whole_numbers_of_a_wider_type():
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        assert from_grid((257,)).pos.dtype == torch.bfloat16
+        h = from_grid((2, 259))
+    finally:
+        torch.set_default_dtype(before)
+    assert h.pos.dtype == torch.float64
+    assert h.pos[:, 1].tolist() == [*range(259), *range(259)]

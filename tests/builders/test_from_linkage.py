@@ -172,7 +172,7 @@ def row(i, j, value):
         ),
         (row(0, 1, 0), {}, ValueError, "merge each node once .*node 0 in row 0 and in row 0"),
         (row(2, 3, 3), {}, ValueError, r"row 2 of 'Z' to count the 4 leaves .* Z\[2, 3\] = 3\)"),
-        (Z, {"heights": [1], "num_clusters": [2]}, ValueError, "'heights' or 'num_clusters'"),
+        (Z, {"heights": [1], "num_clusters": [2]}, ValueError, r"at most one of .* \(got"),
         (Z, {"heights": [1.0, np.nan]}, ValueError, "'heights' to hold no NaN"),
         (Z, {"heights": 1.0}, TypeError, r"'heights' to be a list of numbers \(got 1.0\)"),
         (Z, {"num_clusters": 0}, TypeError, r"'num_clusters' to be a list of integers \(got 0\)"),

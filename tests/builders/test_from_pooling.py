@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -7,18 +9,22 @@ from hypothesis import strategies as st
 from torch_geometric.nn import (
     ASAPooling,
     ClusterPooling,
+    DMoNPooling,
     EdgePooling,
     MemPooling,
     SAGPooling,
     TopKPooling,
+    dense_diff_pool,
+    dense_mincut_pool,
 )
 from torch_geometric.nn.pool.select import SelectOutput, SelectTopK
-from torch_geometric.utils import coalesce, to_undirected
+from torch_geometric.utils import coalesce, to_dense_adj, to_dense_batch, to_undirected
 
 from hsa_geometric.builders import from_clusters
 from hsa_geometric.builders.pooling import from_pooling
 from hsa_geometric.functional import clusters_at
 
+SPARSE = "ignore:Sparse invariant checks:UserWarning"
 PATH = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 4]])
 
 
@@ -152,7 +158,85 @@ LAYERS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")  # of ASAPooling
+def test_dense_layers_of_pyg_are_taken_by_their_assignment(graph):
+    x, edge_index, batch = graph
+    dense, mask = to_dense_batch(x, batch)
+    adj = to_dense_adj(edge_index, batch)
+    out = DMoNPooling(4, 3)(dense, adj, mask)
+    h = from_pooling(out, batch=batch)
+    assert h.validate() and h.num_trees == 2
+    assert torch.equal(h.parent, from_pooling(out[0], batch=batch).parent)
+    logits = torch.nn.Linear(4, 3)(dense)
+    expected = logits.argmax(-1)[mask]
+    h = from_pooling(logits, batch=batch)
+    for b in (0, 1):
+        got, cluster = h.parent[:22][batch == b], expected[batch == b]
+        assert torch.equal(got[:, None] == got, cluster[:, None] == cluster)
+    # Two dense layers: the second pools the clusters of the first.
+    second = DMoNPooling(4, 2)(out[1], out[2])
+    h = from_pooling([out, second], batch=batch)
+    assert h.validate() and h.num_trees == 2 and h.depth <= 3
+
+
+@pytest.mark.parametrize("pool", [dense_mincut_pool, dense_diff_pool])
+def test_what_does_not_say_where_nodes_go_is_refused_with_the_remedy(graph, pool):
+    x, edge_index, batch = graph
+    dense, mask = to_dense_batch(x, batch)
+    out = pool(dense, to_dense_adj(edge_index, batch), torch.rand(2, 12, 3), mask)
+    with pytest.raises(TypeError, match="give the assignment matrix 's' that it was called with"):
+        from_pooling(out, batch=batch)
+
+
+class TgpSelect:
+    """A SelectOutput of torch-geometric-pool, by its documented attributes."""
+
+    def __init__(self, s, batch=None):
+        self.s, self.batch = s.coalesce() if s.is_sparse else s, batch
+        self.num_nodes, self.num_supernodes = s.size(-2), s.size(-1)
+        index = self.s.indices() if s.is_sparse else (None, None)
+        self.node_index, self.cluster_index = index[0], index[1]
+
+
+@pytest.mark.filterwarnings(SPARSE)
+def test_select_outputs_of_torch_geometric_pool(graph):
+    _, _, batch = graph
+    sparse = torch.sparse_coo_tensor([[0, 1, 3], [1, 0, 1]], torch.ones(3), (4, 2))
+    for output in (TgpSelect(sparse), SimpleNamespace(so=TgpSelect(sparse), x=None)):
+        assert from_pooling(output).parent.tolist() == [5, 4, 6, 5, 6, 6, 6]
+    dense = torch.rand(22, 3)
+    assert torch.equal(from_pooling(TgpSelect(dense)).parent, from_pooling(dense).parent)
+    batched = to_dense_batch(dense, batch)[0]
+    expected = from_pooling(batched, batch=batch).parent
+    for s in (TgpSelect(dense, batch), TgpSelect(batched)):  # K clusters of each sample
+        assert torch.equal(from_pooling(s, batch=batch).parent, expected)
+        with pytest.raises(ValueError, match="'batch' says which leaf is in which sample"):
+            from_pooling(s, num_nodes=22)
+
+
+TGP = ["topk", "sag", "asap", "ec", "ndp", "kmis", "maxcut", "sep", "nmf", "eigen", "mincut"]
+TGP += ["dmon", "diff", "hosc", "acc", "jb", "lap", "bnpool"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("name", TGP)
+def test_layers_of_torch_geometric_pool(graph, name, batched):
+    poolers = pytest.importorskip("tgp.poolers")
+    x, edge_index, batch = graph
+    options = {"k": 3, "ratio": 0.5, "cached": False, "batched": batched}
+    layer = poolers.get_pooler(name, in_channels=4, **options)
+    if layer.is_dense and getattr(layer, "batched", True):
+        dense, adj, mask = layer.preprocessing(x=x, edge_index=edge_index, batch=batch)
+        out = layer(x=dense, adj=adj, mask=mask)
+    else:
+        out = layer(x=x, adj=edge_index, batch=batch)
+    h = from_pooling(out, edge_index=edge_index, batch=batch)
+    assert h.validate() and h.num_trees == 2
+    assert torch.equal(sample_of_leaf(h), batch)
+    assert torch.equal(from_pooling(out.so, edge_index=edge_index, batch=batch).parent, h.parent)
+
+
+@pytest.mark.filterwarnings(SPARSE)  # of ASAPooling
 @pytest.mark.parametrize("dropped", ["nearest", "root"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_a_layer_returns_is_taken_as_it_is(graph, name, dropped):

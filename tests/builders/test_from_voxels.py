@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -98,6 +99,62 @@ def test_rows_in_another_order_get_the_same_tree(dim):
     h, other = from_voxels(pos, size=0.1), from_voxels(pos[order], size=0.1)
     assert torch.equal(other.parent[:200], h.parent[:200][order])
     assert torch.equal(other.parent[200:], h.parent[200:])
+
+
+def cells(pos, **options):
+    """Number of the cell of each point on a line, cells without points left out."""
+    pos = torch.as_tensor(pos).view(-1, 1)
+    finest = from_voxels(pos, **options).parent[: len(pos)]
+    return (finest - finest.min()).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [0.1, 0.01, 0.3, 0.7, 1 / 3, 3.3])
+@pytest.mark.parametrize("number", [10, 1000])
+def test_points_one_size_apart_lie_in_cells_of_their_own(dtype, size, number):
+    each = list(range(number))
+    row = torch.arange(number, dtype=dtype) * size
+    assert cells(row, size=size) == each
+    assert cells(torch.linspace(0, size * (number - 1), number, dtype=dtype), size=size) == each
+    assert cells((torch.arange(number).double() * size).to(dtype), size=size) == each
+    assert cells(row[:9], levels=3) == [0, 1, 2, 3, 4, 5, 6, 7, 7]  # upper faces: the last cell
+
+
+@pytest.mark.parametrize("origin", [441_871.0, 6_329_700.1, -3.3, 0.05])
+def test_so_they_do_far_from_the_origin(origin):
+    assert cells(origin + np.arange(10) * 0.1, size=0.1) == list(range(10))
+    assert cells(np.linspace(origin, origin + 0.9, 10), size=0.1) == list(range(10))
+    assert cells(origin + np.arange(9) * 0.1, levels=3) == [0, 1, 2, 3, 4, 5, 6, 7, 7]
+
+
+def test_so_they_do_in_float32_as_long_as_it_tells_them_apart():
+    for origin in (100.0, 1000.1, -10_000.0, 441_871.0):
+        assert cells((origin + np.arange(10) * 0.1).astype(np.float32), size=0.1) == list(range(10))
+
+
+@given(
+    number=st.lists(st.integers(0, 2**20), min_size=1, max_size=20),
+    exponent=st.integers(-6, 6),
+    origin=st.integers(-(2**22), 2**22),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_floats_hold_exactly_falls_where_it_is(number, exponent, origin):
+    # Up to the last digit of float32, with as few as two steps to a cell.
+    size = 2.0**exponent
+    pos = torch.tensor([0, *number], dtype=torch.float64) / 2 + origin
+    h = from_voxels((pos * size).float().view(-1, 1), size=size)
+    expected = torch.tensor([0, *number]) // 2
+    assert torch.equal((pos * size).float().double(), pos * size)
+    assert blocks(h.parent[: len(pos)].tolist()) == blocks(expected.tolist())
+
+
+def test_a_thousandth_of_a_cell_is_no_rounding():
+    assert cells([0.0, 0.999, 0.9999999, 1.0], size=1) == [0, 0, 1, 1]
+    assert cells(torch.tensor([0.0, 1 - 1e-12, 1 - 2e-16], dtype=torch.float64), size=1) == [
+        0,
+        0,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("options", [{"size": 0.01}, {"size": 100.0}, {"levels": 0}])

@@ -70,6 +70,8 @@ def test_dropping_keeps_the_rows_of_the_leaves(parent):
     assert torch.equal(h.parent, parent)
     assert torch.equal(h.x, leaves) and torch.equal(h.charge, data["charge"][leaves])
     assert torch.equal(h.tree_kind, data["tree_kind"]) and h.mass.numel() == len(leaves)
+    names = from_parent(parent, internal="drop", face_name=list(range(size))).face_name
+    assert names == leaves.tolist()
 
 
 def test_without_data_of_their_own_nodes_get_leaves_all_the_same():

@@ -1,10 +1,12 @@
 import copy
 import json
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
 from hsa_geometric.builders import from_networkx, from_parent, to_networkx
@@ -65,6 +67,49 @@ def test_node_attrs_chooses_what_becomes_a_tensor():
     assert "value" not in h and to_json(h) == FLARE
     with pytest.raises(ValueError, match="numeric 'name'"):
         from_json(FLARE, node_attrs=["name"])
+
+
+def test_given_what_is_missing_every_tree_has_the_same_keys():
+    trees = [
+        {"x": [1.0, 2.0], "value": 3},
+        {"children": [{"x": [3.0, 4.0]}, {"value": 5, "name": "b", "more": 1.0}]},
+        {"value": 7, "children": [{"x": [5.0, 6.0], "more": 2}]},
+        {},
+    ]
+    before = copy.deepcopy(trees)
+    fill = {"x": [math.nan, math.nan], "value": -1, "tree_kind": 0}
+    for samples in (trees, trees[::-1]):
+        built = [from_json(tree, node_attrs=fill) for tree in samples]
+        batch = Batch.from_data_list(built)
+        for key in ("x", "inner_x", "value", "inner_value", "tree_kind"):
+            expected = torch.cat([h[key] for h in built])
+            torch.testing.assert_close(batch[key], expected, equal_nan=True)
+        assert len({tuple(sorted(h.keys())) for h in built}) == 1
+    assert trees == before
+    _, two, three, none = [from_json(tree, node_attrs=fill) for tree in trees]
+    assert two.value.tolist() == [-1, 5] and two.inner_value.tolist() == [-1]
+    assert three.inner_value.tolist() == [7] and three.inner_x.isnan().tolist() == [[True, True]]
+    assert none.inner_x.shape == (0, 2) and none.x.isnan().all()
+    assert two.tree_names.attrs[1] == {"name": "b", "more": 1.0}
+    for internal in ("leaf", "drop"):
+        keys = [set(from_json(t, node_attrs=fill, internal=internal).keys()) for t in trees]
+        assert keys == [{"parent", "tree_names", *fill}] * 4
+    own = from_json(trees[2], node_attrs=fill, internal="leaf")
+    assert own.value.tolist() == [7, -1] and own.x[:, 0].isnan().tolist() == [True, False]
+
+
+def test_a_byte_order_mark_is_skipped():
+    for text in ("\ufeff" + json.dumps(FLARE), json.dumps(FLARE).encode("utf-8-sig")):
+        assert to_json(from_json(text)) == FLARE
+
+
+def test_thousands_of_keys_are_kept_by_node():
+    leaves = [{f"key {i}": i, "x": float(i)} for i in range(6000)]
+    tree = {"children": [{"children": leaves[:9], "own": 1}, *leaves[9:]]}
+    h = from_json(tree)
+    assert set(h.keys()) == {"parent", "x", "tree_names"} and h.x.tolist() == list(range(6000))
+    assert h.tree_names.attrs[5999] == {"key 5999": 5999}
+    assert to_json(h) == tree
 
 
 ATTRS = st.dictionaries(
@@ -165,6 +210,7 @@ def endless():
         ({"children": 0}, TypeError, r"'children' to be a list \(got int at tree\)"),
         (endless(), ValueError, r"hold itself \(got tree\['children'\]\[0\]\['children'\]\[1\]\)"),
         ("{'a'}", ValueError, "'tree' to be a JSON text .*line 1 column 2"),
+        ('{"children": [{"a": 1, "b": 2, "a": 3}]}', ValueError, r"got key 'a' more than once"),
         ("[" * 100_000, ValueError, "that Python can read .*nested too deep; pass dicts"),
         ({"children": [{"x": 1.0}, {}]}, ValueError, r"numeric 'x' .* \(got none at node 1\)"),
     ],

@@ -55,6 +55,39 @@ def assert_same(one, other):
             assert one[key] == other[key], key
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_means_far_from_the_origin_are_as_good_as_near_it(dtype):
+    generator = torch.Generator().manual_seed(0)
+    near = torch.randint(0, 200, (10_000, 3), generator=generator).double() / 2
+    shift = torch.tensor([441_871.0, 6_329_700.0, 0.0], dtype=torch.float64)
+    far = (near + shift).to(dtype)  # without rounding
+    h = from_clusters([torch.arange(10_000) % 3], x=far, pos=far, field=far)
+    coarse = coarsen(h, level=1)
+    for key in ("x", "pos", "field"):
+        expected = torch.stack([near[i::3].mean(0) for i in range(3)]) + shift
+        step = torch.finfo(dtype).eps * (expected.abs() + 1)
+        assert coarse[key].dtype == dtype
+        assert ((coarse[key] - expected).abs() <= step).all()
+
+
+def test_means_about_what_is_seen_leave_the_rest_as_it_was():
+    inf, nan = torch.inf, torch.nan
+    x = torch.tensor([[1.0, inf], [3.0, 2.0], [nan, 5.0], [nan, inf], [7.0, -inf], [9.0, nan]])
+    mass = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 3.0])
+    h = from_clusters([[0, 0, 0, 1, 2, 2]], x=x, mass=mass)
+    expected = torch.tensor([[2.0, inf], [0.0, 0.0], [8.5, nan]])
+    assert_close(coarsen(h, level=1).x, expected, equal_nan=True)
+    half = from_clusters([[0, 0, 0]], x=torch.tensor([[0.1], [0.2], [60_000.0]]).half())
+    assert_close(coarsen(half, level=0).x, half.x.float().mean(0, keepdim=True).half())
+
+
+def test_gradients_of_means_are_shares():
+    x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+    mass = torch.tensor([1.0, 3.0, 0.0, 2.0, 2.0], dtype=torch.float64)
+    coarsen(from_clusters([[0, 0, 0, 1, 1]], x=x, mass=mass), level=1).x.sum().backward()
+    assert_close(x.grad[:, 0], torch.tensor([0.25, 0.75, 0.0, 0.5, 0.5], dtype=torch.float64))
+
+
 def test_by_hand():
     h = from_parent(
         PARENT,
@@ -315,9 +348,7 @@ def test_gradients_reach_the_leaves():
     ],
 )
 def test_bad_input_is_named(change, options, error, message):
-    h = sample()
-    for key, value in change.items():
-        h[key] = value
+    h = Hierarchy.from_dict(sample().to_dict() | change)
     with pytest.raises(error, match=re.escape(message)):
         coarsen(h, **({"level": 1} | options))
 

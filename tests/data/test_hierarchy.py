@@ -213,9 +213,7 @@ def test_a_valid_hierarchy_validates():
     ],
 )
 def test_validate_names_argument_and_node(change, error, match):
-    h = hierarchy()
-    for key, value in change.items():
-        h[key] = value
+    h = Hierarchy.from_dict(hierarchy().to_dict() | change)
     with pytest.raises(error, match=match):
         h.validate()
     with pytest.warns(UserWarning, match=match):

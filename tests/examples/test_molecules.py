@@ -96,7 +96,7 @@ def test_main_compares_equal_models_and_saves_a_picture(tmp_path, capsys):
 
 def test_training_learns(tmp_path):
     _, data = molecules.load_molecules(limit=80)
-    bar = molecules._require("tqdm").tqdm(disable=True)
+    bar = molecules.progress_bar(disable=True)
     run = molecules.train(data["fragments"], seed=0, attend=True, epochs=15, bar=bar)
     measured = run["measured"]
     assert run["rmse"] < float((measured - measured.mean()).square().mean().sqrt())

@@ -99,6 +99,22 @@ def test_a_batch_is_reported_tree_by_tree():
     assert f"{len(data_list)} trees" in str(batch)
 
 
+@pytest.mark.parametrize("origin", [0.0, 441_871.0, 6_329_700.0, 2.0**40])
+def test_distances_far_from_the_origin_are_as_near_it(origin):
+    pos = torch.tensor([[0.0], [1.0], [4.0], [5.0]], dtype=torch.float64) + origin
+    found = dilution(from_parent(balanced(2, 2), pos=pos)).distance
+    expected = torch.tensor([1.0, (16 + (9 + 25) / 2) / 2], dtype=torch.float64)
+    torch.testing.assert_close(found, expected * torch.tensor([1.0, expected[1] ** -0.5]))
+
+
+def test_near_distances_are_not_lost_beside_far_ones():
+    # Pairs a centimetre apart, millions of metres from each other: squares differ by 10^17.
+    pair = torch.tensor([[0.0, 0.0], [0.01, 0.0]], dtype=torch.float64)
+    pos = torch.cat([pair, pair + torch.tensor([441_871.0, 6_329_700.0])])
+    found = dilution(from_parent(balanced(2, 2), pos=pos)).distance
+    torch.testing.assert_close(found[0].item(), 0.01, rtol=1e-6, atol=0)
+
+
 def test_it_prints_a_page():
     h = from_parent(balanced(2, 2), pos=torch.tensor([[0.0], [1.0], [4.0], [5.0]]))
     q = torch.zeros(4, 2, 3)

@@ -58,11 +58,17 @@ def test_every_cloud_gets_a_valid_tree_duplicates_too(n, seed, duplicates, num_c
         assert h.depth <= len(num_clusters) + 1
 
 
+def test_condensed_trees():
+    data = Data(pos=torch.tensor([[0.0], [0.1], [0.3], [5.0], [5.1], [50.0]]))
+    h = LinkageHierarchy("single", min_cluster_size=2)(data)
+    assert h.parent.tolist() == [7, 7, 7, 6, 6, 8, 8, 8, 8]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
         ({"method": "best"}, ValueError, r"'method' to be one of \['single', .*\(got 'best'\)"),
-        ({"heights": [1], "num_clusters": [2]}, ValueError, "'heights' or 'num_clusters'"),
+        ({"heights": [1], "num_clusters": [2]}, ValueError, r"at most one of .* \(got"),
         ({"heights": [float("nan")]}, ValueError, "'heights' to hold no NaN"),
         ({"num_clusters": [0]}, ValueError, "'num_clusters' to hold positive numbers"),
         ({"metric": "cosine"}, ValueError, "metric='euclidean' for method='ward'"),

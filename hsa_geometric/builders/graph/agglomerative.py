@@ -61,4 +61,4 @@ def _features(graph: Graph, name: str | None) -> np.ndarray[Any, Any]:
     bad = ~np.isfinite(points).all(1)
     if bad.any():
         raise ValueError(f"Expected '{name}' to be finite (got node {int(bad.argmax())} otherwise)")
-    return points
+    return points - points.min(axis=0)  # sums of squares keep the digits of what is near

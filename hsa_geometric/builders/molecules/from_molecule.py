@@ -11,8 +11,15 @@ from torch_geometric.data import Data
 
 from hsa_geometric.builders._attach import attach, attribute, device_of
 from hsa_geometric.builders.from_parent import from_parent
+from hsa_geometric.builders.molecules._features import featurize
 from hsa_geometric.builders.molecules._rdkit import import_chem, parse_smiles
-from hsa_geometric.builders.molecules.levels import KINDS, Level, check_levels, find_levels
+from hsa_geometric.builders.molecules.levels import (
+    KINDS,
+    Level,
+    bonds_of,
+    check_levels,
+    find_levels,
+)
 from hsa_geometric.data.hierarchy import Hierarchy
 
 
@@ -71,13 +78,15 @@ def from_molecule(
         TypeError: if :obj:`molecule` is neither of the two (:obj:`None`, say, which RDKit gives for
             a SMILES it cannot read) or :obj:`levels` is no list.
         ValueError: if a level is unknown, twice there or out of place; if the molecule has no atom
-            or is not sanitized; if :obj:`smiles` is missing, cannot be read, or does not
-            fit the nodes and edges of the Data: their number, or a bond that is no edge, as where
-            the nodes are in another order than the atoms of the SMILES.
+            or is not sanitized, or has an atom or a bond that PyG's features have no number for
+            (then give :obj:`x`, or :obj:`edge_attr`, of your own); if :obj:`smiles` is missing,
+            cannot be read, or does not fit the nodes and edges of the Data: their number, or a bond
+            that is no edge, as where the nodes are in another order than the atoms of the SMILES.
 
-    Cost: RDKit's work, Python linear in atoms for each level, and one
-    :class:`~hsa_geometric.TreeIndex`: about 0.7 ms for a molecule of ten atoms, most of it the
-    index; PyG's features not counted.
+    Cost: Python linear in atoms for each level, and one :class:`~hsa_geometric.TreeIndex`: about
+    0.7 ms for a molecule of ten atoms, most of it the index; 0.1 ms an atom for large ones. Beside
+    that RDKit's reading of SMILES and PyG's features, which from some 5,000 atoms on take most of
+    the time, since it grows with the square of the atoms.
 
     Example:
         >>> from rdkit import Chem
@@ -92,14 +101,14 @@ def from_molecule(
     names = check_levels(levels)
     Chem = import_chem("from_molecule")
     if isinstance(molecule, Data):
-        mol, data = _mol_of(molecule, Chem), molecule
-    else:
-        check_mol(molecule, Chem)
-        from torch_geometric.utils import from_rdmol
+        return build(_mol_of(molecule, Chem), molecule, names, leaf_data)
+    check_mol(molecule, Chem)
+    return build(molecule, featurize(molecule, leaf_data, "'molecule'"), names, leaf_data)
 
-        mol, data = molecule, from_rdmol(molecule)
 
-    parent, kind = _tree(mol, names, Chem)
+def build(mol: Any, data: Data, names: tuple[str, ...], leaf_data: dict[str, Any]) -> Hierarchy:
+    """The hierarchy of a molecule whose atoms are the nodes of a graph."""
+    parent, kind = _tree(mol, names)
     device = device_of(data)
     h = from_parent(
         torch.tensor(parent, device=device),
@@ -143,7 +152,7 @@ def _mol_of(data: Data, Chem: Any) -> Any:
         )
     if isinstance(data.edge_index, Tensor):
         edges = set(zip(*data.edge_index.tolist(), strict=True))
-        for bond in mol.GetBonds():
+        for bond in bonds_of(mol):
             i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
             if (i, j) not in edges and (j, i) not in edges:
                 raise ValueError(
@@ -153,8 +162,10 @@ def _mol_of(data: Data, Chem: Any) -> Any:
     return mol
 
 
-def _tree(mol: Any, names: tuple[str, ...], Chem: Any) -> tuple[list[int], list[int]]:
+def _tree(mol: Any, names: tuple[str, ...]) -> tuple[list[int], list[int]]:
     """Parents and kinds of atoms and groups, finer levels first and the root last."""
+    from rdkit import Chem
+
     num_atoms = mol.GetNumAtoms()
     atoms = set(range(num_atoms))
     levels = [Level(KINDS.index("molecule"), atoms, (tuple(range(num_atoms)),))]

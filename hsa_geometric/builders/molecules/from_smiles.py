@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from hsa_geometric.builders.molecules._features import featurize
 from hsa_geometric.builders.molecules._rdkit import import_chem, parse_smiles
-from hsa_geometric.builders.molecules.from_molecule import from_molecule
+from hsa_geometric.builders.molecules.from_molecule import build
 from hsa_geometric.builders.molecules.levels import check_levels
 from hsa_geometric.data.hierarchy import Hierarchy
 
@@ -38,10 +39,11 @@ def from_smiles(
         ImportError: if RDKit is not installed.
         TypeError: if :obj:`smiles` is no string or :obj:`levels` no list.
         ValueError: if :obj:`smiles` is empty or cannot be read, with RDKit's reason where it has
-            one (its log stays silent; PyG turns it off for the whole process anyway); or for
-            what is wrong with :obj:`levels`.
+            one (its log stays silent meanwhile); if PyG's features have no number for an atom or a
+            bond, and no :obj:`x` or :obj:`edge_attr` is given to have instead; or for what is wrong
+            with :obj:`levels`.
 
-    Cost: as :func:`~hsa_geometric.builders.molecules.from_molecule`, and PyG's features.
+    Cost: as :func:`~hsa_geometric.builders.molecules.from_molecule`.
 
     Example:
         >>> h = from_smiles("CC(=O)Oc1ccccc1C(=O)O", levels=["functional_groups", "rings"])
@@ -51,9 +53,13 @@ def from_smiles(
         >>> [KINDS[kind] for kind in h.tree_kind[13:].tolist()]
         ['ring', 'functional_group', 'functional_group', 'molecule']
     """
-    from torch_geometric.utils import from_smiles as pyg_from_smiles
-
     names = check_levels(levels)
-    parse_smiles(smiles, import_chem("from_smiles"))  # PyG does not complain
-    data = pyg_from_smiles(smiles, with_hydrogen=with_hydrogen, kekulize=kekulize)
-    return from_molecule(data, levels=names, **leaf_data)
+    Chem = import_chem("from_smiles")
+    mol = parse_smiles(smiles, Chem)
+    if with_hydrogen:
+        mol = Chem.AddHs(mol)
+    if kekulize:
+        Chem.Kekulize(mol)
+    data = featurize(mol, leaf_data, repr(smiles))
+    data.smiles = smiles
+    return build(mol, data, names, leaf_data)

@@ -6,7 +6,7 @@ groups nest whatever the levels are. No rule cuts a bond of a ring or a bond to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -48,6 +48,7 @@ class Level(NamedTuple):
 class _Bond(NamedTuple):
     ends: tuple[int, int]
     in_ring: bool
+    is_double: bool
 
 
 def _components(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
@@ -55,36 +56,79 @@ def _components(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
 
 
 def _scaffold(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
-    from rdkit import Chem
-    from rdkit.Chem.Scaffolds.MurckoScaffold import GetScaffoldForMol
+    """The atoms of RDKit's ``MurckoDecompose``, which takes all shortest paths to find them."""
+    from networkx import Graph, connected_components
 
-    numbered = Chem.Mol(mol)
-    for atom in numbered.GetAtoms():
-        atom.SetIntProp("_row", atom.GetIdx())
-    atoms = {atom.GetIntProp("_row") for atom in GetScaffoldForMol(numbered).GetAtoms()}
+    rings = {i for bond in bonds if bond.in_ring for i in bond.ends}
+    graph = Graph(bond.ends for bond in bonds)
+    ends = [i for i, degree in graph.degree if degree == 1]
+    while ends:  # what is left are rings and what links them
+        i = ends.pop()
+        for j in list(graph[i]):
+            graph.remove_edge(i, j)
+            if graph.degree[j] == 1:
+                ends.append(j)
+    linked = (part for part in connected_components(graph) if not rings.isdisjoint(part))
+    atoms = set().union(*linked)
+    double = [(i, j) for (i, j), _, is_double in bonds if is_double]
+    atoms |= {j for i, j in double if i in atoms} | {i for i, j in double if j in atoms}
     return atoms, _border(atoms, bonds)
 
 
 def _brics(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
-    from rdkit import Chem
-    from rdkit.Chem.BRICS import FindBRICSBonds
+    from rdkit.Chem.BRICS import bondMatchers, environMatchers
 
     # BRICS counts neighbours, so it must not see hydrogens.
     heavy = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
     if len(heavy) < mol.GetNumAtoms():
-        mol = Chem.RemoveAllHs(mol)
-    cut = {(heavy[i], heavy[j]) for (i, j), _ in FindBRICSBonds(mol)}
+        mol = _without_hydrogens(mol, heavy)
+    # RDKit's own FindBRICSBonds stops without a word after 1,000 bonds of a kind.
+    here = {name for name, pattern in environMatchers.items() if _matches(mol, pattern)}
+    cut = {
+        (heavy[i], heavy[j])
+        for kinds in bondMatchers
+        for left, right, _, pattern in kinds
+        if "L" + left in here and "L" + right in here
+        for i, j in _matches(mol, pattern)
+    }
     return set(heavy), cut
 
 
 def _functional_groups(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
-    atoms = {i for (i,) in mol.GetSubstructMatches(_query(), maxMatches=mol.GetNumAtoms())}
+    atoms = {i for (i,) in _matches(mol, _query())}
     return atoms, _border(atoms, bonds)
 
 
 def _rings(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
     atoms = {i for bond in bonds if bond.in_ring for i in bond.ends}
     return atoms, {bond.ends for bond in bonds if not bond.in_ring}
+
+
+def _matches(mol: Any, pattern: Any) -> Any:
+    """All matches: RDKit's default, also within recursive patterns, is the first 1,000."""
+    from rdkit import Chem
+
+    parameters: Any = Chem.SubstructMatchParameters()
+    parameters.maxMatches = 2**31 - 1
+    parameters.maxRecursiveMatches = 2**31 - 1
+    return mol.GetSubstructMatches(pattern, parameters)
+
+
+def _without_hydrogens(mol: Any, heavy: list[int]) -> Any:
+    """What BRICS asks of the other atoms, copied (RDKit removes hydrogens in quadratic time)."""
+    from rdkit import Chem
+
+    place = {i: k for k, i in enumerate(heavy)}
+    out = Chem.RWMol()
+    for i in heavy:
+        out.AddAtom(mol.GetAtomWithIdx(i))
+    for bond in bonds_of(mol):
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        if i in place and j in place:
+            out.AddBond(place[i], place[j], bond.GetBondType())
+            out.GetBondBetweenAtoms(place[i], place[j]).SetIsAromatic(bond.GetIsAromatic())
+    Chem.GetSymmSSSR(out)
+    return out
 
 
 _Rule: TypeAlias = "Callable[[Any, list[_Bond]], tuple[set[int], Bonds]]"
@@ -124,30 +168,44 @@ def check_levels(levels: Iterable[str]) -> tuple[str, ...]:
 
 def find_levels(mol: Any, names: tuple[str, ...]) -> list[Level]:
     """Cut a molecule level by level, coarse to fine; each level cuts what the last one left."""
+    from networkx import Graph, connected_components
     from rdkit import Chem
 
     mol = Chem.Mol(mol)
     Chem.SetAromaticity(mol)  # kekulized or not, a molecule has one tree
     hydrogen = {atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() == 1}
     bonds = [
-        _Bond((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()), bond.IsInRing())
-        for bond in mol.GetBonds()
+        _Bond(
+            (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()),
+            bond.IsInRing(),
+            bond.GetBondType() == Chem.BondType.DOUBLE,
+        )
+        for bond in bonds_of(mol)
     ]
-    pieces = Chem.RWMol(mol)
+    pieces = Graph()
+    pieces.add_nodes_from(range(mol.GetNumAtoms()))
+    pieces.add_edges_from(bond.ends for bond in bonds)
     levels = []
     for name in names:
         kind, rule = LEVELS[name]
         groups, cut = rule(mol, bonds)
-        for i, j in cut:
-            if i not in hydrogen and j not in hydrogen:
-                pieces.RemoveBond(i, j)
-        levels.append(Level(KINDS.index(kind), groups, Chem.GetMolFrags(pieces)))
+        pieces.remove_edges_from((i, j) for i, j in cut if i not in hydrogen and j not in hydrogen)
+        partition = tuple(tuple(sorted(piece)) for piece in connected_components(pieces))
+        levels.append(Level(KINDS.index(kind), groups, partition))
     return levels
+
+
+def bonds_of(mol: Any) -> Iterator[Any]:
+    """Each bond once, in linear time (RDKit's ``GetBonds`` walks to each from the first)."""
+    for atom in mol.GetAtoms():
+        for bond in atom.GetBonds():
+            if bond.GetBeginAtomIdx() == atom.GetIdx():
+                yield bond
 
 
 def _border(atoms: set[int], bonds: list[_Bond]) -> Bonds:
     """Bonds outside rings between these atoms and others."""
-    return {(i, j) for (i, j), in_ring in bonds if not in_ring and (i in atoms) != (j in atoms)}
+    return {(i, j) for (i, j), in_ring, _ in bonds if not in_ring and (i in atoms) != (j in atoms)}
 
 
 @cache

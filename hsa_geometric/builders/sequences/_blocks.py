@@ -51,7 +51,7 @@ def blocks(text: str) -> list[Block]:
         out[at] = out[at]._replace(end=begin)
 
     depth = 0  # in lists, quotations and so on
-    for token in MarkdownIt("commonmark").enable("table").parse(text):
+    for token in MarkdownIt("commonmark").enable("table").parse(text.removeprefix("\ufeff")):
         kind = _KIND_OF.get(token.type.removesuffix("_open").removesuffix("_close"))
         if kind is None:
             continue

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.builders.sequences._nest import nest, refine
+from hsa_geometric.builders.sequences._unicode import words
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional.layout import over_subtrees
 from hsa_geometric.functional.options import check_integers
-
-WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def as_offsets(text: str, tokens: Any) -> Tensor:
@@ -30,7 +29,12 @@ def as_offsets(text: str, tokens: Any) -> Tensor:
     if not text or text.isspace():
         raise ValueError(f"Expected 'text' to hold words (got {text[:20]!r})")
     if tokens is None:
-        return torch.tensor([match.span() for match in WORD.finditer(text)])
+        found = words(text)
+        if not found:
+            raise ValueError(
+                f"Expected 'text' to hold words (got {text[:20]!r}, of which nothing can be seen)"
+            )
+        return torch.tensor(found)
     if isinstance(tokens, Tensor):
         offset = tokens.detach()
     else:

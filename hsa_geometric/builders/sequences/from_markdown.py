@@ -14,7 +14,7 @@ from hsa_geometric.builders.sequences._tokens import (
     tree_of_tokens,
     units_from,
 )
-from hsa_geometric.builders.sequences.from_text import LINE, SENTENCE
+from hsa_geometric.builders.sequences._unicode import begins, pattern
 from hsa_geometric.data.hierarchy import Hierarchy
 
 MARKDOWN_KINDS: tuple[str, ...] = (
@@ -56,7 +56,8 @@ def from_markdown(
     Blocks are told apart by their lines, so the signs that mark them (``#``, ``-``, ``>``) are
     tokens of the first block on their line. What is in no block, such as the definition of a link,
     hangs directly below its section. CommonMark and tables are known, front matter is not: cut it
-    off.
+    off. A byte-order mark is skipped. Words and sentences are those of
+    :func:`~hsa_geometric.builders.from_text`.
 
     Args:
         text: the text.
@@ -68,7 +69,8 @@ def from_markdown(
         **leaf_data: as for :func:`~hsa_geometric.builders.from_parent`.
 
     Raises:
-        ImportError: if markdown-it-py is not installed (``pip install 'hsa_geometric[text]'``).
+        ImportError: if markdown-it-py or regex is not installed
+            (``pip install 'hsa_geometric[text]'``).
         TypeError: if :obj:`text` is no string or :obj:`tokens` hold no integers.
         ValueError: naming the argument: a blank text, no tokens, offsets outside of the text.
 
@@ -110,8 +112,7 @@ def from_markdown(
         line |= innermost == MARKDOWN_KINDS.index(name)
     paragraph = innermost == MARKDOWN_KINDS.index("paragraph")
     sentences, lines = (
-        units_from([match.start() for match in pattern.finditer(text)], anchor)
-        for pattern in (SENTENCE, LINE)
+        units_from(begins(pattern(level), text), anchor) for level in ("sentence", "line")
     )
     levels.append(torch.where(line, lines, torch.where(paragraph, sentences, -1)))
     kinds.append(torch.where(line, MARKDOWN_KINDS.index("line"), MARKDOWN_KINDS.index("sentence")))

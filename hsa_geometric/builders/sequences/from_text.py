@@ -9,46 +9,15 @@ from typing import Any, TypeAlias
 import torch
 
 from hsa_geometric.builders.sequences._tokens import (
-    WORD,
     anchors,
     as_offsets,
     tree_of_tokens,
     units_from,
 )
+from hsa_geometric.builders.sequences._unicode import PATTERNS, begins, pattern
 from hsa_geometric.data.hierarchy import Hierarchy
 
 Level: TypeAlias = "str | tuple[str, str | re.Pattern[str]]"
-
-# A unit begins at the first visible character from the begin of a match on, so it makes no
-# difference whether the white space between two units is part of the match.
-SENTENCE = re.compile(
-    r"""
-    (?: (?<=[.!?…]) | (?<=[.!?…]["'”’)\]]) ) \s+ (?![\sa-z])
-    | (?<=[。！？]) (?![。！？」』”]) | (?<=[。！？][」』”])  # in scripts without spaces
-    """,
-    re.VERBOSE,
-)
-PARAGRAPH = re.compile(r"\n[^\S\n]*\n|\f")
-LINE = re.compile(r"\n")
-_CAPITALS = r"(?=[A-Z])(?=[^a-z\n]*[A-Z]{2})[^a-z\n]*"
-SECTION = re.compile(
-    rf"""
-    \f
-    | (?: \A(?:[^\S\n]*\n)* | \n[^\S\n]*\n )  # at the beginning or after a blank line, before
-      (?= {_CAPITALS} \n[^\S\n]+\S             # capitals in column 0 above an indented line,
-        | [^\S\n]* (?: {_CAPITALS} | \d+(?:\.\d+)*[.)]? [^\S\n]+ [A-Z][^\n]* )
-          (?: \Z | \n[^\S\n]*(?:\n|\Z) )         # or a title above a blank one
-      )
-    """,
-    re.VERBOSE,
-)
-PATTERNS = {
-    "section": SECTION,
-    "paragraph": PARAGRAPH,
-    "line": LINE,
-    "sentence": SENTENCE,
-    "word": WORD,
-}
 
 
 def from_text(
@@ -80,23 +49,32 @@ def from_text(
               indented text, as in man pages.
             * ``'paragraph'``: a blank line.
             * ``'line'``: a line.
-            * ``'sentence'``: ``.``, ``!``, ``?`` or ``…``, a closing quote or bracket or none,
-              and white space not followed by ``a-z``; ``。！？`` need no space. Rules, not
-              language: "Dr. Who" is taken for the end of a sentence, ``i.e. this`` is not.
-            * ``'word'``: letters and digits, or one sign; groups the pieces of words.
+            * ``'sentence'``: what `Unicode <https://unicode.org/reports/tr29/>`_ takes for one, in
+              any script, but for three things: the end of a line is a space unless a blank line
+              follows, ``…`` is a full stop, and an opening bracket belongs to what follows it.
+              Rules, not language: "Dr. Who" is taken for the end of a sentence, ``i.e. this`` is
+              not.
+            * ``'word'``: a word, a number or a single sign, by the same rules (``can't``, ``3.14``,
+              an emoji with all its parts); groups the pieces of words. Unicode leaves the words of
+              scripts without spaces to dictionaries: Chinese characters, hiragana and the grapheme
+              clusters of Thai, Lao, Khmer and Burmese stand alone, katakana stays together. Where
+              words are wanted, give :obj:`tokens`, as a segmenter for the language finds them.
 
             Where a coarser unit begins, a finer one begins too.
         tokens: ``[N, 2]`` tensor, array or list of character offsets, as tokenizers of Hugging Face
             return with ``return_offsets_mapping=True``. A token belongs where its first visible
             character does. One without characters, as special tokens and padding have with
             ``(0, 0)``, hangs directly below the root. (default: words, as level ``'word'`` has
-            them)
+            them; white space and what else cannot be seen, as a byte-order mark, is in none)
         collapse: leave out nodes with a single child, which add nothing to the attention; the unit
             of the finest level stays. A unit that holds the whole text is its root. With
             :obj:`False` all are kept.
         **leaf_data: as for :func:`~hsa_geometric.builders.from_parent`.
 
+    A grapheme cluster (what a reader takes for one character) is never divided.
+
     Raises:
+        ImportError: if regex is not installed (``pip install 'hsa_geometric[text]'``).
         TypeError: if :obj:`text` is no string, or a level or a token is of the wrong type.
         ValueError: naming the argument: a blank text, no tokens, offsets outside of the text, an
             unknown level, a pattern that is no regular expression.
@@ -116,10 +94,7 @@ def from_text(
     offset = as_offsets(text, tokens)
     patterns = as_patterns(levels)
     anchor = anchors(text, offset)
-    units = [
-        units_from([match.start() for match in pattern.finditer(text)], anchor)
-        for pattern in patterns
-    ]
+    units = [units_from(begins(pattern, text), anchor) for pattern in patterns]
     kinds = torch.arange(len(patterns) + 2).flip(0)
     return tree_of_tokens(offset, units[::-1], list(kinds), collapse=collapse, leaf_data=leaf_data)
 
@@ -136,7 +111,7 @@ def as_patterns(levels: Sequence[Level]) -> list[re.Pattern[str]]:
                     f"Expected 'levels' to be among {list(PATTERNS)} or pairs of a name and a "
                     f"regular expression (got {level!r})"
                 )
-            out.append(PATTERNS[level])
+            out.append(pattern(level))
             continue
         if (
             not isinstance(level, tuple)
@@ -147,11 +122,11 @@ def as_patterns(levels: Sequence[Level]) -> list[re.Pattern[str]]:
                 f"Expected 'levels' to hold names or pairs of a name and a regular expression "
                 f"(got {level!r})"
             )
-        name, pattern = level
+        name, own = level
         try:
-            out.append(re.compile(pattern, re.MULTILINE) if isinstance(pattern, str) else pattern)
+            out.append(re.compile(own, re.MULTILINE) if isinstance(own, str) else own)
         except re.error as error:
             raise ValueError(
-                f"Expected level {name!r} to have a regular expression (got {pattern!r}: {error})"
+                f"Expected level {name!r} to have a regular expression (got {own!r}: {error})"
             ) from error
     return out

@@ -48,8 +48,9 @@ def levels_of(x: Tensor, tree: TreeIndex) -> list[Tensor]:
 def add_to_parents(x: Tensor, below: Tensor, level: int, tree: TreeIndex) -> Tensor:
     """``x`` of the level above, plus the sums over its families of ``below``, of this level.
 
-    ``index_add``: on one core, 262,144 rows of 128 floats in families of 2 to 20 take it 7 ms and
-    torch-scatter's ``segment_csr`` 18, which has no derivatives in forward mode either.
+    The one place to choose what sums families. On one core 264,565 rows of 128 floats, families of
+    2 to 20, took ``index_add`` 89 ms, torch-scatter's ``segment_csr`` 119 and ``segment_coo`` 122,
+    with backward 323, 394 and 340; only the first has derivatives in forward mode and batches.
     """
     return x.index_add(0, levels(tree).above[level], below)
 

@@ -3,6 +3,7 @@
 import networkx as nx
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 import torch
 from helpers import leaf_sets
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from scipy.cluster.hierarchy import to_tree
 
 from hsa_geometric.builders.graph import from_graph
 from hsa_geometric.builders.graph.matching import ROUNDS_BY_WEIGHT, _match
+from hsa_geometric.builders.graph.spectral import _preconditioned
 from hsa_geometric.functional import clusters_at
 
 
@@ -204,6 +206,47 @@ def test_spectral_halves_connected_parts(drawn):
     if n > 2:
         sizes = torch.bincount(clusters_at(h.tree, 1).cluster)
         assert sizes.tolist() in ([n // 2, n - n // 2], [n - n // 2, n // 2])
+
+
+@pytest.mark.parametrize("tail", [0, 100])
+def test_spectral_cuts_of_graphs_with_hubs_are_bounded(tail, monkeypatch):
+    # A full factorisation of such a graph is a dense one.
+    G = nx.barabasi_albert_graph(1500, 4, seed=0)
+    nx.add_path(G, [700, *range(1500, 1500 + tail)])
+    fill = []
+
+    def spilu(matrix, **options):
+        factors = factor(matrix, **options)
+        fill.append(factors.nnz / matrix.nnz)
+        return factors
+
+    factor = scipy.sparse.linalg.spilu
+    monkeypatch.setattr(scipy.sparse.linalg, "spilu", spilu)
+    h = from_graph(G, method="spectral")
+    assert h.validate()
+    assert all(f < 10 for f in fill)
+    if tail:  # its far end is where the Fiedler vector is greatest
+        cluster = clusters_at(h.tree, 1).cluster
+        assert cluster[1520:].unique().numel() == 1
+
+
+@pytest.mark.parametrize(
+    "G",
+    [
+        nx.path_graph(900),
+        nx.random_labeled_tree(900, seed=0),
+        nx.barabasi_albert_graph(900, 1, seed=0),
+        nx.convert_node_labels_to_integers(nx.grid_2d_graph(45, 20)),
+        nx.barabasi_albert_graph(900, 4, seed=0),
+    ],
+    ids=["path", "tree", "tree with hubs", "grid", "hubs"],
+)
+def test_conjugate_gradients_find_the_fiedler_value(G):
+    matrix = nx.laplacian_matrix(G).astype(float).tocsc()
+    vector = _preconditioned(matrix, np.cos(np.arange(900) * np.sqrt(2.0)))
+    value = vector @ (matrix @ vector) / (vector @ vector)
+    expected = np.linalg.eigvalsh(matrix.toarray())[1]
+    assert abs(vector.mean()) < 1e-6 and value == pytest.approx(expected, rel=2e-3)
 
 
 # Communities ##################################################################################

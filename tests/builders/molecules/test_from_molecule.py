@@ -1,4 +1,5 @@
 import sys
+from functools import partial
 from pathlib import Path
 
 import datamol
@@ -9,6 +10,7 @@ from helpers import leaf_sets, load_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, RDConfig
+from rdkit.Chem.Scaffolds.MurckoScaffold import GetScaffoldForMol
 from torch_geometric.utils import from_rdmol
 from torch_geometric.utils import from_smiles as pyg_from_smiles
 
@@ -195,6 +197,90 @@ def test_functional_groups_are_ertls_but_for_aromatic_atoms():
         assert find_levels(m, ("functional_groups",))[0].groups == expected
 
 
+def test_scaffolds_are_those_of_rdkit():
+    metals = ["C1CN->[Pt]<-N1", "c1cc[n](cc1)->[Pt](Cl)(Cl)<-[n]1ccccc1"]  # rings of dative bonds
+    odd = ["C1CC1=C=C=C", "c1ccccc1.CCCC=O.C1CC1CC1CC1", "CP(=O)(C1CC1)C=C", *metals]
+    for smiles in [*FREESOLV, *odd]:
+        for m in (mol(smiles), Chem.AddHs(mol(smiles))):
+            groups = find_levels(m, ("scaffold",))[0].groups
+            for atom in m.GetAtoms():
+                atom.SetIntProp("row", atom.GetIdx())
+            found = GetScaffoldForMol(m).GetAtoms()
+            assert groups == {atom.GetIntProp("row") for atom in found}
+
+
+# Large molecules ################################################################################
+
+
+def glycines(n):
+    """Residues N, CA, C, O: atoms 4 i .. 4 i + 3; BRICS cuts each C-N bond."""
+    return mol("NCC(=O)" * n + "O")
+
+
+@pytest.mark.parametrize("with_hydrogen", [False, True])
+@pytest.mark.parametrize("n", [500, 1100])
+def test_chains_of_glycines_are_cut_to_their_ends(n, with_hydrogen):
+    # Residues N, CA, C, O are atoms 4 i .. 4 i + 3; both bonds of each N inside are cut.
+    m = mol("NCC(=O)" * n + "O")
+    labels = atom_groups(Chem.AddHs(m) if with_hydrogen else m, levels=["brics"])[0]
+    size = torch.bincount(labels[: 4 * n + 1])
+    assert size.tolist() == [4, *[1, 3] * (n - 2), 1, 4]
+
+
+def test_functional_groups_are_found_beyond_a_thousand():
+    groups = find_levels(mol("C" + "OCC" * 3000), ("functional_groups",))[0].groups
+    assert groups == set(range(1, 9001, 3))
+    # Acetal carbons are told by recursive patterns, which have a limit of their own.
+    groups = find_levels(mol("OC" * 4000), ("functional_groups",))[0].groups
+    assert len(groups) == 7999  # all but the last carbon
+
+
+@pytest.mark.parametrize("num_atoms", [552, 1102, 2202, 10_002])
+def test_scaffolds_of_long_chains(num_atoms):
+    n = num_atoms // 2 - 7
+    m = mol("CCC1CC1" + "C(O)" * n + "C(=O)CC1CC1" + "CCC")  # the chain links two rings
+    assert m.GetNumAtoms() == num_atoms
+    sides = {0, 1, *range(6, 5 + 2 * n, 2), *range(num_atoms - 3, num_atoms)}
+    assert find_levels(m, ("scaffold",))[0].groups == set(range(num_atoms)) - sides
+
+
+def calls_of(function):
+    """How many functions are called, in Python and in RDKit."""
+    count = 0
+
+    def trace(frame, event, arg):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(trace)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("with_hydrogen", [False, True])
+def test_work_is_linear_in_the_atoms(with_hydrogen):
+    small, large = (mol("[C@@H](Cc1ccccc1)C(=O)NCC(=O)N" * n) for n in (10, 80))
+    if with_hydrogen:
+        small, large = Chem.AddHs(small), Chem.AddHs(large)
+    for levels in [["scaffold"], ["brics"], ["functional_groups"], ["rings"], ALL]:
+        few, many = (calls_of(partial(atom_groups, m, levels=levels)) for m in (small, large))
+        assert many < 10 * few
+
+
+def test_what_takes_quadratic_time_in_rdkit_is_not_called(monkeypatch):
+    m = Chem.AddHs(mol(ASPIRIN))
+
+    def refuse(*args):
+        raise AssertionError("called")
+
+    for name in ("MurckoDecompose", "RemoveAllHs", "RemoveHs"):
+        monkeypatch.setattr(Chem, name, refuse)
+    atom_groups(m, levels=ALL)
+
+
 # Invariances ####################################################################################
 
 
@@ -291,6 +377,7 @@ def test_a_pyg_graph_keeps_all_it_has(with_hydrogen):
 def test_more_edges_than_bonds_are_no_harm():
     data = pyg_from_smiles("CCO")
     data.edge_index = torch.tensor([[0, 2, 0], [1, 1, 2]])  # each bond once, and one edge more
+    data.edge_attr = torch.zeros(3, 3)
     assert from_molecule(data, levels=[]).parent.tolist() == [3, 3, 3, 3]
     data.edge_index = data.edge_attr = None
     assert from_molecule(data, levels=[]).parent.tolist() == [3, 3, 3, 3]

@@ -83,6 +83,62 @@ def test_what_is_no_smiles_is_named(smiles, error, match, capfd):
     assert capfd.readouterr().err == ""  # RDKit itself says nothing
 
 
+PLATINUM, OSMIUM = "C[Pt@SP1](F)(Cl)Br", "[Os+8]"
+LANTHANUM = "[La](F)(F)(F)(F)(F)(F)(F)(F)(F)(F)(F)F"  # twelve neighbours
+
+
+@pytest.mark.parametrize(
+    ("smiles", "match"),
+    [
+        (PLATINUM, r"atom 1 \(Pt\) of 'C\[Pt@SP1\].*' to have a hybridization .* \(got SP2D\)"),
+        (OSMIUM, r"atom 0 \(Os\) of .* a formal_charge that .* number, -5 to 6 \(got 8\)"),
+        (LANTHANUM, r"atom 0 \(La\) of .* a degree that .* number, 0 to 10 \(got 12\)"),
+        ("[LaH12]", r"atom 0 \(La\) of '\[LaH12\]' to have a degree .* \(got 12\)"),
+        ("O=[Fe-6]", r"atom 1 \(Fe\) of .* a formal_charge .* \(got -6\)"),
+    ],
+)
+def test_an_atom_without_a_feature_of_pyg_is_named_with_the_remedy(smiles, match):
+    with pytest.raises(ValueError, match=match + "; give features of your own as 'x'"):
+        from_smiles(smiles)
+
+
+def test_own_features_stand_in_for_those_pyg_cannot_number():
+    x = torch.rand(5, 2)
+    h = from_smiles(PLATINUM, x=x)
+    assert torch.equal(h.x, x) and h.parent.tolist() == [5] * 6
+    same = pyg_from_smiles("CC(F)(Cl)Br")  # bonds alike, of atoms that have numbers
+    assert torch.equal(h.edge_index, same.edge_index) and torch.equal(h.edge_attr, same.edge_attr)
+    h = from_smiles(OSMIUM, x=torch.rand(1, 2))
+    assert h.parent.tolist() == [0] and h.edge_index.shape == (2, 0)
+    assert from_smiles(LANTHANUM, x=torch.rand(13, 1)).num_nodes == 13
+
+
+def test_a_bond_without_a_feature_of_pyg_is_named_with_the_remedy():
+    mol = Chem.MolFromSmiles("CC1=CC=CC(I)=C1N1C(C)=CC=C1Br")
+    bond = next(b for b in mol.GetBonds() if b.GetBeginAtom().GetSymbol() == "C" and
+                b.GetEndAtom().GetSymbol() == "N" and not b.IsInRing())  # fmt: skip
+    bond.SetStereo(Chem.BondStereo.STEREOATROPCW)
+    where = f"{bond.GetBeginAtomIdx()}-{bond.GetEndAtomIdx()}"
+    match = (
+        rf"the bond {where} of 'molecule' to have a stereo .* \(got STEREOATROPCW\).*'edge_attr'"
+    )
+    with pytest.raises(ValueError, match=match):
+        from_molecule(mol)
+    edge_attr = torch.rand(2 * mol.GetNumBonds(), 1)
+    h = from_molecule(mol, edge_attr=edge_attr)
+    bond.SetStereo(Chem.BondStereo.STEREONONE)
+    plain = from_molecule(mol)
+    assert torch.equal(h.edge_attr, edge_attr) and torch.equal(h.x, plain.x)
+    assert torch.equal(h.edge_index, plain.edge_index) and torch.equal(h.parent, plain.parent)
+
+
+def test_a_smiles_is_read_once(monkeypatch):
+    read, count = Chem.MolFromSmiles, []
+    monkeypatch.setattr(Chem, "MolFromSmiles", lambda *args: count.append(args) or read(*args))
+    from_smiles(ASPIRIN, with_hydrogen=True)
+    assert len(count) == 1
+
+
 def test_bad_levels_are_named():
     with pytest.raises(ValueError, match=r"'levels' to be among .* \(got 'ring'\)"):
         from_smiles("C", levels=["ring"])

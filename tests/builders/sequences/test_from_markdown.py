@@ -120,6 +120,16 @@ def test_nodes_with_one_child_are_left_out():
     assert from_markdown("word").parent.tolist() == [1, 1]
 
 
+def test_a_byte_order_mark_hides_no_heading():
+    text = "\ufeff# Title\n\nOne. दो। तीन।\n"
+    tree = outline(text, from_markdown(text, collapse=False))
+    assert kinds(tree) == [
+        "document",
+        ["section", ["heading"], ["paragraph", ["sentence"], ["sentence"], ["sentence"]]],
+    ]
+    assert tree[2][2] == ["heading", "# Title"]
+
+
 lines = st.sampled_from(
     [
         *("# h", "## h two", "###### six", "under", "---", "===", "A b. C d.", "", "", "- item"),

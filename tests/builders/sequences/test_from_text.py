@@ -1,12 +1,18 @@
 import re
+import sys
 
 import numpy as np
 import pytest
+import regex
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uniseg.graphemecluster import grapheme_cluster_boundaries
+from uniseg.sentencebreak import sentence_boundaries
+from uniseg.wordbreak import word_boundaries
 
 from hsa_geometric.builders.sequences import from_text
+from hsa_geometric.builders.sequences._unicode import begins, pattern
 from hsa_geometric.functional import aggregate
 
 TEXT = """THE SMALL BOOK
@@ -103,8 +109,8 @@ def test_leaves_are_the_words_and_spans_are_their_hull(text, levels, collapse):
         text += "x"
     h = from_text(text, levels=levels, collapse=collapse)
     assert h.validate() and h.num_trees == 1
-    words = re.findall(r"\w+|[^\w\s]", text)
-    assert [text[start:end] for start, end in h.offset.tolist()] == words
+    words = [text[start:end] for start, end in h.offset.tolist()]
+    assert "".join(words) == "".join(text.split())
     below = aggregate(torch.eye(len(words)), h.tree) > 0
     sets = set()
     for node, row in enumerate(below):
@@ -149,9 +155,9 @@ def test_special_tokens_alone_are_a_star_that_covers_nothing():
     assert h.tree_span.tolist() == [[0, 0], [6, 6], [0, 0]]
 
 
-def test_a_token_of_white_space_starts_where_it_stands():
+def test_a_token_of_white_space_ends_a_sentence():
     h = from_text("a. B", tokens=[(0, 2), (2, 3), (3, 4)], levels=("sentence",))
-    assert h.parent.tolist() == [4, 3, 3, 4, 4]
+    assert h.parent.tolist() == [3, 3, 4, 4, 4]
 
 
 def test_own_patterns_mark_where_units_begin():
@@ -171,6 +177,120 @@ def test_scripts_without_spaces_have_sentences():
     assert units(text, h, 1) == ["樹老。", "葉薄！", "「好。」"]
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
+        ("cafe\u0301 x", ["cafe\u0301", "x"]),
+        ("👨\u200d👩\u200d👧 🇩🇪🇫🇷 👍🏽", ["👨\u200d👩\u200d👧", "🇩🇪", "🇫🇷", "👍🏽"]),
+        ("מש״ל שָׁלוֹם", ["מש״ל", "שָׁלוֹם"]),
+        ("don’t can't 3.14 1,000 a_b.", ["don’t", "can't", "3.14", "1,000", "a_b", "."]),
+        ("漢字かなカタカナ", ["漢", "字", "か", "な", "カタカナ"]),
+        ("ภาษากำ", ["ภ", "า", "ษ", "า", "กำ"]),  # no dictionary, but clusters whole
+        ("한국어 말", ["한국어", "말"]),
+        ("\ufeffGo\u200b on\u2060", ["Go", "on\u2060"]),
+    ],
+)
+def test_words_are_those_of_unicode(text, words):
+    h = from_text(text)
+    assert [text[start:end] for start, end in h.offset.tolist()] == words
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("यह है। वह है।", ["यह है।", "वह है।"]),
+        ("یہ ہے۔ وہ ہے۔", ["یہ ہے۔", "وہ ہے۔"]),
+        ("هل هذا؟ نعم.", ["هل هذا؟", "نعم."]),
+        ("終．始。", ["終．", "始。"]),
+        ("Он ушёл: «Да.» Потом вернулся.", ["Он ушёл: «Да.»", "Потом вернулся."]),
+        ("»Ja.« »Nein.« Gut.", ["»Ja.«", "»Nein.«", "Gut."]),
+        ("ՀՀ: Այո։ Ոչ։", ["ՀՀ: Այո։", "Ոչ։"]),
+        ("အဟုတ်။ မဟုတ်။", ["အဟုတ်။", "မဟုတ်။"]),
+        (
+            "One of 3.14 in U.S.A. Really?! Yes… No",
+            ["One of 3.14 in U.S.A.", "Really?!", "Yes…", "No"],
+        ),
+        ("A line\nbroken. By\r\nwidth", ["A line\nbroken.", "By\r\nwidth"]),
+        ("No stop\n \nAnother\u2029third\r\n\r\nfourth", ["No stop", "Another", "third", "fourth"]),
+        ("End.\n\n2 lower. x", ["End.", "2 lower. x"]),
+        ("(One.) (Two.)", ["(One.)", "(Two.)"]),
+    ],
+)
+def test_sentences_are_those_of_unicode_but_lines_may_break(text, sentences):
+    assert units(text, from_text(text, levels=["sentence"], collapse=False), 1) == sentences
+
+
+SIGNS = [
+    *"aBé1٣ßДд漢かカกำ한ᄒ़हिन字ªⅣ_'’.·:;,!?()[]«»“”‘—-。．।؟۔\t ",
+    *"\u0301\u200d\u200c\u00ad\u2060\u3000\u00a0👩👧🇩🇪👍🏽\ufe0f⃣\u0600שּ״ـ",
+]
+
+
+@given(st.lists(st.sampled_from(SIGNS), min_size=1, max_size=14).map("".join))
+@settings(max_examples=300, deadline=None)
+def test_boundaries_are_those_of_another_implementation(text):
+    whole = f"a{text}"  # something that can be seen
+    clusters = set(grapheme_cluster_boundaries(whole))
+    found = {m.start() for m in pattern("word").finditer(whole)} | {len(whole)}
+    assert found == clusters & set(word_boundaries(whole))
+    if not set(whole) & set("(["):
+        found = set(begins(pattern("sentence"), whole)) | {0, len(whole)}
+        assert found == set(sentence_boundaries(whole))
+
+
+@given(st.text(max_size=30), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_leaves_of_any_text_hold_all_that_is_seen_and_divide_no_cluster(text, mark):
+    text = "\ufeff" * mark + text
+    unseen = regex.compile(r"[\s\x1c-\x1f\p{DI}]*")  # as str.isspace has it, and more
+    if not text.strip() or unseen.fullmatch(text):
+        with pytest.raises(ValueError, match="'text' to hold words"):
+            from_text(text)
+        return
+    h = from_text(text)
+    assert h.validate() and h.num_trees == 1
+    offset = h.offset.tolist()
+    between = [0, *(end for _, end in offset)], [*(start for start, _ in offset), len(text)]
+    for start, end in zip(*between, strict=True):
+        assert start <= end and unseen.fullmatch(text, start, end)
+    clusters = {match.start() for match in regex.finditer(r"\X", text)} | {len(text)}
+    assert {place for pair in offset for place in pair} <= clusters
+
+
+def test_a_byte_order_mark_hides_no_title():
+    text = "\ufeffNAME\n   tree. Old.\n\nUSE\n   it"
+    own = ("own", "^[A-Z]+$")
+    for level in ("section", own):
+        h = from_text(text, levels=[level], collapse=False)
+        assert [unit[:4].strip() for unit in units(text, h, 1)] == ["NAME", "USE"]
+    assert h.offset[0].tolist() == [1, 5]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r", "\x85", "\u2028"])
+def test_sections_and_lines_of_other_scripts_and_line_ends(newline):
+    text = newline.join(
+        ["ВВЕДЕНИЕ", "  Деревья.", "", "ÜBER ÄSTE", "", "Text.", "", "2.1 Методы", "", "а", "б"]
+    )
+    h = from_text(text, levels=["section", "paragraph", "line"], collapse=False)
+    assert [unit.split()[0] for unit in units(text, h, 1)] == ["ВВЕДЕНИЕ", "ÜBER", "2.1"]
+    assert len(units(text, h, 2)) == 5
+    assert units(text, h, 3)[-3:] == ["2.1 Методы", "а", "б"]
+
+
+def test_long_rows_of_one_kind_are_read():
+    for part in ("🇩🇪", "\u0301", "a'", "1.", ". (", "?", "\n\nA", " "):
+        assert from_text("x" + part * 3000 + "y").num_trees == 1
+
+
+def test_a_missing_library_names_its_extra(monkeypatch):
+    pattern.cache_clear()
+    monkeypatch.setitem(sys.modules, "regex", None)
+    with pytest.raises(ImportError, match=r"pip install 'hsa_geometric\[text\]'"):
+        from_text("Go.")
+
+
 def test_capitals_over_several_lines_are_no_title():
     text = 'Terms\n\nTHE WORK COMES\nWITHOUT ANY WARRANTY.\n\n  THE WORK\n  COMES "AS IS".\n\nx'
     assert units(text, from_text(text, levels=["section"], collapse=False), 1) == [text]
@@ -187,6 +307,7 @@ def test_no_levels_are_a_star():
         (b"Go.", {}, TypeError, r"'text' to be a string \(got bytes\)"),
         ("", {}, ValueError, r"'text' to hold words \(got ''\)"),
         (" \n", {}, ValueError, r"'text' to hold words \(got ' \\n'\)"),
+        ("\ufeff \u200b", {}, ValueError, r"hold words \(got '.*', of which nothing can be seen"),
         ("Go.", {"levels": "word"}, TypeError, r"'levels' to be a sequence \(got str\)"),
         ("Go.", {"levels": ["verse"]}, ValueError, r"among \['section', .* \(got 'verse'\)"),
         ("Go.", {"levels": [("verse", "(")]}, ValueError, r"level 'verse' .* \(got '\(': "),

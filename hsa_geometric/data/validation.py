@@ -1,0 +1,77 @@
+"""What must hold in a hierarchy, besides what PyG checks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hsa_geometric.data.rows import count_rows, rows_by_name
+
+if TYPE_CHECKING:
+    from hsa_geometric.data.hierarchy import Hierarchy
+
+
+def check_contents(h: Hierarchy) -> None:
+    """Check the tree, the rows of every key, the masses and the faces.
+
+    Raises:
+        TypeError, ValueError: naming the key, at the first fault.
+    """
+    if "parent" not in h._store:
+        raise ValueError(f"Expected 'parent' in '{type(h).__name__}' (got none)")
+    tree = h.tree
+    rows = {
+        "tree": (tree.num_nodes, "node"),
+        "inner": (tree.num_nodes - tree.num_leaves, "inner node"),
+        "leaf": (tree.num_leaves, "leaf"),
+    }
+    record = h._store._recorded()
+    for key, value in h._store.items():
+        kind = rows_by_name(key) or record.get(key)
+        if kind in rows and (isinstance(value, Tensor) or key in record):
+            _check_rows(key, h._store._count(value), *rows[kind])
+        elif kind == "edge" and isinstance(value, Tensor):
+            edges = h.num_edges if h._store._has_edges() else 0
+            _check_rows(key, count_rows(value), edges, "edge")
+    num_nodes = h._store.get("num_nodes")
+    if num_nodes is not None and (not isinstance(num_nodes, int) or num_nodes != tree.num_leaves):
+        raise ValueError(
+            f"Expected 'num_nodes' to be the number of leaves, {tree.num_leaves} (got {num_nodes})"
+        )
+    if isinstance(h.mass, Tensor):
+        _check_mass(h.mass)
+    if isinstance(h._store.get("face"), Tensor):
+        _check_face(h.face, tree.num_leaves)
+
+
+def _check_rows(key: str, rows: int | None, expected: int, what: str) -> None:
+    if rows is None:
+        raise ValueError(f"Expected '{key}' to have a row for each {what} (got 0 dimensions)")
+    if rows != expected:
+        plural = {"leaf": "leaves"}.get(what, f"{what}s")
+        raise ValueError(
+            f"Expected '{key}' to have one row for each of the {expected} {plural} (got {rows} "
+            f"rows)"
+        )
+
+
+def _check_face(face: Tensor, num_leaves: int) -> None:
+    if face.numel() and (int(face.min()) < 0 or int(face.max()) >= num_leaves):
+        raise ValueError(
+            f"Expected 'face' to hold leaf rows in [0, {num_leaves - 1}] (got {int(face.min())} to "
+            f"{int(face.max())})"
+        )
+
+
+def _check_mass(mass: Tensor) -> None:
+    if mass.dim() != 1:
+        raise ValueError(f"Expected 'mass' to be one-dimensional (got {mass.dim()} dimensions)")
+    bad = ~((mass >= 0) & torch.isfinite(mass))
+    if bad.any():
+        leaf = int(bad.nonzero()[0])
+        raise ValueError(
+            f"Expected 'mass' to be finite and non-negative (got mass[{leaf}] = "
+            f"{mass[leaf].item()})"
+        )

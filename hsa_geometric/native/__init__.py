@@ -1,0 +1,71 @@
+"""The compiled kernel: where it is, how it is loaded, and why it may not be there.
+
+``src`` is plain C++, :mod:`.build` compiles it when the package is installed. It knows neither
+torch nor Python: it is called with addresses, and Python's lock is free meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+from .build import LIBRARY, REASON
+
+__all__ = ["INSTRUCTIONS", "kernel", "library", "why_not"]
+
+FOLDER = Path(__file__).parent
+# What the numbers of ``hsa_instructions`` mean.
+INSTRUCTIONS = ("base", "avx2", "avx512")
+
+
+@lru_cache(maxsize=1)
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    if os.environ.get("HSA_GEOMETRIC_KERNEL") == "0":
+        return None, "HSA_GEOMETRIC_KERNEL=0 in the environment"
+    path = FOLDER / LIBRARY
+    if not path.exists():
+        said = FOLDER / REASON
+        reason = said.read_text().strip() if said.exists() else "it was not built"
+        return None, (
+            f"{path} does not exist: {reason}\n"
+            f"(python -m hsa_geometric.native.build compiles it, with g++ or clang++)"
+        )
+    try:
+        lib = ctypes.CDLL(str(path))
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        lib.hsa_index.argtypes = [pointer, number, *[pointer] * 9]
+        lib.hsa_index.restype = number
+        lib.hsa_walk.argtypes = [*[pointer] * 3, *[number] * 4, pointer, pointer]
+        lib.hsa_walk.restype = None
+        lib.hsa_masses.argtypes = [*[pointer] * 4, *[number] * 3, pointer, pointer, ctypes.c_int]
+        lib.hsa_masses.restype = None
+        for name in ("hsa_forward", "hsa_backward"):
+            getattr(lib, name).argtypes = [ctypes.c_char_p]  # a packed call, see call.h
+        lib.hsa_instructions.argtypes = [ctypes.c_int]
+    except (OSError, AttributeError) as error:
+        return None, f"{path} cannot be loaded on {platform.machine()}: {error}"
+    wanted = os.environ.get("HSA_GEOMETRIC_INSTRUCTIONS")
+    if wanted in INSTRUCTIONS:
+        lib.hsa_instructions(INSTRUCTIONS.index(wanted))
+    return lib, ""
+
+
+def library() -> ctypes.CDLL | None:
+    """The kernel's library, or None where there is none; :func:`why_not` tells why."""
+    return _load()[0]
+
+
+def kernel() -> ctypes.CDLL:
+    """The same, or an ImportError that tells why there is none."""
+    found, reason = _load()
+    if found is None:
+        raise ImportError(f"backend='cpu' has no kernel: {reason}")
+    return found
+
+
+def why_not() -> str:
+    """Why there is no library; empty where there is one."""
+    return _load()[1]

@@ -1,0 +1,32 @@
+// The arguments of one call, as Python hands them over: numbers of eight bytes, in this order, which
+// that of the fields in kernels/cpu/call.py must be.
+#pragma once
+#include <cstdint>
+
+// Rows [N, heads, n] of leaves; the heads of a row stand beside each other.
+struct Rows {
+    const char* data;
+    int64_t stride, dtype;  // bytes from row to row; a Dtype
+};
+
+struct Call {
+    int32_t* walk;            // see tree.h
+    const int64_t* order;     // node id at each position
+    int64_t T, F, R, families, tasks, tops;
+    int64_t widest_;          // members of the largest family
+    int64_t cost;             // of a walk, about the rows that it moves
+    int64_t heads, channels, values, features;
+    Rows q, k, v, out, U_leaf, grad, dq, dk, dv;
+    const void *pos_q, *pos_k, *temperature, *bias;         // [T, H, P] and [T, H] by node id, or null
+    void *d_pos_q, *d_pos_k, *d_temperature, *d_bias;
+    const void *weight, *log_mass;                          // [T] by position, in base 2
+    void* evidence;                                         // [R, H]
+    const void* grad_evidence;                              // [R, H] or null
+    void *means, *U, *Z, *f, *g, *W, *S, *G, *dW, *df, *z, *mu, *parts;  // see attention.h and call.py
+    int64_t masses, self_loop, save, seed, threads, precise;
+    double scale, dropout;
+
+    // Small numbers again.
+    int H, D, V, P, widest;
+    void ready() { H = (int)heads, D = (int)channels, V = (int)values, P = (int)features, widest = (int)widest_; }
+};
