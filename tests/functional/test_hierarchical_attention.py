@@ -389,7 +389,7 @@ def test_inputs_are_not_changed_in_place(backend):
     parent = zoo("forest").to(DEVICE)
     tree = TreeIndex.from_parent(parent)
     inputs = attention_inputs(tree, pos_channels=2, node_scalars=True, mass="zeros")
-    kept = list(vars(tree).values())
+    kept = tree.tensors
     before = [x.clone() for x in [*inputs.values(), *kept, parent]]
     learned = {n: x.requires_grad_(n != "mass") for n, x in inputs.items()}
     version = [x._version for x in [*learned.values(), *kept, parent]]
