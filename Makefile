@@ -85,7 +85,7 @@ $(VENV)/scatter-$(TORCH): $(VENV)/test-$(TORCH)
 	touch $@
 
 # torch alone, as its build on PyPI would bring gigabytes of CUDA; and no cap on what is the newest.
-$(VENV)/versions: export PIP_CONSTRAINT :=
+$(VENV)/versions: export PIP_CONSTRAINT := /dev/null
 $(VENV)/versions: pyproject.toml Makefile .ci/without_cuda.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) --upgrade "pip>=23"
