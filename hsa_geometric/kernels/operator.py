@@ -128,8 +128,13 @@ def exactly(function: Callable[..., Any], *xs: Tensor | None) -> Any:
 
 
 def in_transform() -> bool:
-    """Whether this runs inside a transform of ``torch.func``, as with ``is_grads_batched``."""
+    """Whether this runs inside a transform of ``torch.func``."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_batched(*xs: Tensor) -> bool:
+    """Whether a tensor stands for several, as with ``is_grads_batched``."""
+    return any(map(torch._C._functorch.is_legacy_batchedtensor, xs))
 
 
 class Exactly(torch.autograd.Function):
@@ -167,7 +172,8 @@ class Attention(torch.autograd.Function):
         """By the kernels, or by ``scatter`` where the gradients are differentiated in turn."""
         tensors = ctx.saved_tensors
         call, saved = Call._make([*tensors[:TREE], *ctx.rest]), tensors[TREE:]
-        if ctx.module is not SHAPES and (torch.is_grad_enabled() or in_transform()):
+        again = torch.is_grad_enabled() or in_transform() or is_batched(grad, grad_evidence)
+        if again and ctx.module is not SHAPES:
             return None, None, *differentiate(load("scatter"), call, grad, grad_evidence)
         return None, None, *ctx.module.backward(call, saved, grad, grad_evidence)
 
@@ -213,13 +219,23 @@ def _attention(*args: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
     return out.contiguous(), evidence.contiguous(), []
 
 
+def _autograd_keys() -> tuple[Any, Any]:
+    """PyTorch's switches as they are, but with autograd, which is off below some modes."""
+    included, excluded = (
+        torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set(),
+    )  # fmt: skip
+    for name in ("AutogradFunctionality", "AutogradOther", "ADInplaceOrView"):
+        excluded = excluded.remove(getattr(torch._C.DispatchKey, name))
+    return included, excluded
+
+
 @torch.library.impl("hsa_geometric::attention_backward", "default")
 @_disable_dynamo
 def _backward(grad: Tensor, grad_evidence: Tensor, saved: list[Tensor], *args: Any) -> list[Tensor]:
     *rest, backend = args
     call, module = unflat(tuple(rest)), load(backend)
     if hasattr(module, "attend"):
-        with torch.no_grad():
+        with torch.no_grad(), torch._C._ForceDispatchKeyGuard(*_autograd_keys()):
             grads = differentiate(module, call, grad, grad_evidence)
     else:
         grads = module.backward(call, saved, grad, grad_evidence)
