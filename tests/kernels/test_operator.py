@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers import DEVICE, LINEAR
 from torch.testing import assert_close
+from torch.utils import _pytree as pytree
 
 from hsa_geometric import TreeIndex
 from hsa_geometric.functional import hierarchical_attention
