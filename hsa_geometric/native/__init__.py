@@ -1,10 +1,10 @@
 """The compiled kernel: where it is, how it is loaded, and why it may not be there.
 
-In the environment ``HSA_GEOMETRIC_KERNEL=0`` leaves it out, ``HSA_GEOMETRIC_LIBRARY`` is the path of
-another one, and ``HSA_GEOMETRIC_INSTRUCTIONS`` (base, avx2, avx512) the most that it may use.
+In the environment ``HSA_GEOMETRIC_KERNEL=0`` leaves it out, ``HSA_GEOMETRIC_LIBRARY`` is the path
+of another one, and ``HSA_GEOMETRIC_INSTRUCTIONS`` (base, avx2, avx512) the most that it may use.
 
-``src`` is plain C++, :mod:`.build` compiles it when the package is installed. It knows neither torch
-nor Python: it is called with addresses, and Python's lock is free meanwhile.
+``src`` is plain C++, :mod:`.build` compiles it when the package is installed. It knows neither
+torch nor Python: it is called with addresses, and Python's lock is free meanwhile.
 """
 
 from __future__ import annotations

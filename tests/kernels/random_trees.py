@@ -1,7 +1,7 @@
-"""Random trees with random arguments against the oracle: ``make test-random`` takes 10,000 of them.
+"""Random trees with random arguments against the oracle: ``make test-random`` takes 10,000.
 
-``python tests/kernels/random_trees.py 200 --seed 7`` takes 200 from seed 7 on. Each tree has the seed
-that is printed where a backend differs: ``--seed 1234 1`` is that tree alone.
+``python tests/kernels/random_trees.py 200 --seed 7`` takes 200 from seed 7 on. Where a backend
+differs, the seed of the tree is printed: ``1 --seed 1234`` is that tree alone.
 """
 
 from __future__ import annotations

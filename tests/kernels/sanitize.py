@@ -1,4 +1,4 @@
-"""Runs the kernel that ``make sanitize`` compiles: no test, as compilers' sanitizers end the process.
+"""Runs the kernel that ``make sanitize`` compiles: no test, as sanitizers end the process.
 
 ``python tests/kernels/sanitize.py address`` compiles it with AddressSanitizer and
 UndefinedBehaviorSanitizer, or ``thread`` with ThreadSanitizer, and calls it over the zoo of trees
@@ -56,12 +56,21 @@ def calls() -> int:
     from hsa_geometric.kernels.cpu import walk
     from hsa_geometric.native import INSTRUCTIONS, library, why_not
     from hsa_geometric.testing import (
-        ZOO, attention_inputs, balanced, caterpillar, forest, random_parent, star, zoo,
-    )  # fmt: skip
+        ZOO,
+        attention_inputs,
+        balanced,
+        caterpillar,
+        forest,
+        random_parent,
+        star,
+        zoo,
+    )
 
     lib = library()
     assert lib is not None, why_not()
-    walk.WORTH_A_THREAD = 1
+    torch.set_num_threads(1)  # of PyTorch's own threads ThreadSanitizer knows nothing
+    threads = 1
+    walk.Walk.threads = lambda *_: threads
     trees = [zoo(name) for name in ZOO]
     # Around the widths of vectors and tiles; families for all threads; subtrees of many tasks.
     trees += [star(n) for n in (3, 4, 5, 8, 9, 16, 17, 63, 64, 65, 130, 700)]
@@ -84,7 +93,7 @@ def calls() -> int:
         if lib.hsa_instructions(instructions) != instructions:
             continue  # not on this processor
         for i, option in enumerate(options):
-            # Of widths, dtypes, threads and so on a part of all combinations, another for each tree.
+            # Of widths, dtypes, threads and so on some combinations, others for each tree.
             number += 1
             turn = number * 7 + number // 5
             heads, channels, values = widths[(turn + i) % 4]
@@ -92,12 +101,12 @@ def calls() -> int:
                 tree, heads=heads, channels=channels, value_channels=values,
                 dtype=dtypes[turn // 4 % 4], **option,
             )  # fmt: skip
-            torch.set_num_threads((1, 2, 5)[turn % 3])
+            threads = (1, 2, 5)[turn % 3]
             learned = [x.requires_grad_() for name, x in inputs.items() if name != "mass"]
-            arguments = dict(
-                tree=tree, self_loop=turn % 2 == 0, dropout_p=(0.0, 0.3)[turn // 2 % 2],
-                training=True, return_evidence=True, backend="cpu",
-            )  # fmt: skip
+            arguments = {
+                "tree": tree, "self_loop": turn % 2 == 0, "dropout_p": (0.0, 0.3)[turn // 2 % 2],
+                "training": True, "return_evidence": True, "backend": "cpu",
+            }  # fmt: skip
             with torch.no_grad():
                 hierarchical_attention(**inputs, **arguments)
             out, evidence = hierarchical_attention(**inputs, **arguments)

@@ -154,9 +154,7 @@ def test_nothing_of_a_logit_may_be_zero_or_negative(name, value, self_loop, back
     options = {"scale": value} if name == "scale" else {}
     if not options:
         inputs[name].fill_(value)
-    assert_backends_agree(
-        **inputs, tree=tree, backend=backend, self_loop=self_loop, **options
-    )
+    assert_backends_agree(**inputs, tree=tree, backend=backend, self_loop=self_loop, **options)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 1.0])
