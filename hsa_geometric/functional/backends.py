@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..kernels.call import NUM_LEARNED, Call
+from ..kernels.call import Call
 from ..kernels.operator import BACKENDS, has_no_numbers, load
 
 CHOICES = ("auto", *BACKENDS)
@@ -58,7 +58,7 @@ def is_transformed(call: Call) -> bool:
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return True
     level = forward_ad._current_level  # without one there are no tangents
-    return level >= 0 and any(map(has_tangent, call[:NUM_LEARNED]))
+    return level >= 0 and any(map(has_tangent, call.learned))
 
 
 def has_tangent(x: Tensor | None) -> bool:

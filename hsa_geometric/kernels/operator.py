@@ -24,15 +24,14 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..tree import TreeIndex
 from .call import NUM_LEARNED, Call, accumulator
 
+TREE = NUM_LEARNED + 2  # the place of the tree in a call
 BACKENDS = ("reference", "scatter", "cpu", "triton")
 Result = tuple[Tensor, Tensor]
 
 
 def attention(call: Call, backend: str) -> Result:
     """Output ``[N, H, Dv]`` in the dtype of ``v``, and log evidence ``[trees, H]``."""
-    save = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in call[:NUM_LEARNED]
-    )
+    save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in call.learned)
     if torch.compiler.is_compiling():
         out, evidence, _ = torch.ops.hsa_geometric.attention(*flat(call), backend, save)
         return out, evidence
@@ -41,7 +40,7 @@ def attention(call: Call, backend: str) -> Result:
         return attend(module, call)
     if not save:
         return module.forward(call, False)[:2]
-    return Attention.apply(module, call[NUM_LEARNED:], *call[:NUM_LEARNED])
+    return Attention.apply(module, call[NUM_LEARNED:], *call.learned)
 
 
 def load(backend: str) -> Any:
@@ -74,7 +73,7 @@ def empty_results(call: Call) -> Result:
 
 def empty_grads(call: Call) -> list[Tensor | None]:
     """Gradients without numbers."""
-    return [None if x is None else x.new_empty(x.shape) for x in call[:NUM_LEARNED]]
+    return [None if x is None else x.new_empty(x.shape) for x in call.learned]
 
 
 # The backend where nothing is computed.
@@ -95,8 +94,8 @@ def differentiate(call: Call, grad: Tensor, grad_evidence: Tensor) -> list[Tenso
         return x.view_as(x) if again and x.requires_grad else x.detach().requires_grad_()
 
     with torch.enable_grad():
-        learned = [node(x) for x in call[:NUM_LEARNED]]
-        results = attend(load("scatter"), Call(*learned, *call[NUM_LEARNED:]))
+        learned = [node(x) for x in call.learned]
+        results = attend(load("scatter"), Call._make([*learned, *call[NUM_LEARNED:]]))
         pairs = [(y, g) for y, g in zip(results, (grad, grad_evidence), strict=True)
                  if y.requires_grad]  # fmt: skip
         given = [x for x in learned if x is not None]
@@ -115,7 +114,7 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, module: Any, rest: tuple[Any, ...], *learned: Tensor | None) -> Result:
         """Also what backward needs."""
-        out, evidence, saved = module.forward(Call(*learned, *rest), True)
+        out, evidence, saved = module.forward(Call._make([*learned, *rest]), True)
         mass, seed, *ctx.rest = rest
         ctx.module = module
         ctx.save_for_backward(*learned, mass, seed, *saved)
@@ -125,7 +124,7 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_evidence: Tensor) -> tuple[Tensor | None, ...]:
         """By the kernels, or by ``scatter`` where the gradients are differentiated in turn."""
         tensors = ctx.saved_tensors
-        call, saved = Call(*tensors[: NUM_LEARNED + 2], *ctx.rest), tensors[NUM_LEARNED + 2 :]
+        call, saved = Call._make([*tensors[:TREE], *ctx.rest]), tensors[TREE:]
         if torch.is_grad_enabled() and ctx.module is not SHAPES:
             grads = differentiate(call, grad, grad_evidence)
         else:
@@ -140,7 +139,6 @@ ARGUMENTS = (
     "Tensor? mass, Tensor? seed, Tensor[] tree, float scale, bool self_loop, float dropout_p,"
     "str backend"
 )
-TREE = NUM_LEARNED + 2  # the place of the tree in a call
 
 torch.library.define(
     "hsa_geometric::attention", f"({ARGUMENTS}, bool save) -> (Tensor, Tensor, Tensor[])"
@@ -159,7 +157,7 @@ def flat(call: Call) -> list[Any]:
 
 def unflat(args: tuple[Any, ...]) -> Call:
     """What :func:`flat` was given."""
-    return Call(*args[:TREE], TreeIndex(*args[TREE]), *args[TREE + 1 :])
+    return Call._make([*args[:TREE], TreeIndex(*args[TREE]), *args[TREE + 1 :]])
 
 
 @torch.library.impl("hsa_geometric::attention", "default")
@@ -172,7 +170,7 @@ def _attention(*args: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
         return out, evidence, list(saved)
     with torch.no_grad():
         out, evidence = attend(module, call)
-    return out, evidence, []
+    return out.contiguous(), evidence.contiguous(), []
 
 
 @torch.library.impl("hsa_geometric::attention_backward", "default")
@@ -185,7 +183,8 @@ def _backward(grad: Tensor, grad_evidence: Tensor, saved: list[Tensor], *args: A
             grads = differentiate(call, grad, grad_evidence)
     else:
         grads = module.backward(call, saved, grad, grad_evidence)
-    return [x for x in grads if x is not None]
+    # in the layout that the fake operator promises
+    return [x.contiguous() for x in grads if x is not None]
 
 
 @torch.library.register_fake("hsa_geometric::attention")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .build import LIBRARY, REASON
 
-__all__ = ["INSTRUCTIONS", "library", "why_not"]
+__all__ = ["INSTRUCTIONS", "kernel", "library", "why_not"]
 
 FOLDER = Path(__file__).parent
 # What the numbers of ``hsa_instructions`` mean.
@@ -59,6 +59,14 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 def library() -> ctypes.CDLL | None:
     """The kernel's library, or None where there is none; :func:`why_not` tells why."""
     return _load()[0]
+
+
+def kernel() -> ctypes.CDLL:
+    """The same, or an ImportError that tells why there is none."""
+    found, reason = _load()
+    if found is None:
+        raise ImportError(f"backend='cpu' has no kernel: {reason}")
+    return found
 
 
 def why_not() -> str:

@@ -34,7 +34,7 @@ OTHERS = {"base": ["-DVECTOR_BYTES=16"]}
 
 
 def compiler() -> list[str] | None:
-    """The command of a C++ compiler: of the environment's CXX, this machine's, or of ``ziglang``."""
+    """The command of a C++ compiler: the environment's CXX, the machine's, or ``ziglang``."""
     if os.environ.get("CXX"):
         return shlex.split(os.environ["CXX"])
     for name in ("g++", "clang++", "c++"):
