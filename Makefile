@@ -44,7 +44,8 @@ SEED ?= 0
 test-random: $(VENV)/test-$(TORCH)
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/kernels/random_trees.py $(TREES) --seed $(SEED)
 
-# The kernel compiled with the sanitizers for addresses and undefined behaviour, over the zoo of trees.
+# The kernel compiled with the sanitizers for addresses and undefined behaviour, over the zoo of
+# trees; or, with SANITIZE=thread, with that for threads.
 SANITIZE ?= address
 sanitize: $(VENV)/test-$(TORCH)
 	$(BIN)/python -W ignore tests/kernels/sanitize.py $(SANITIZE)
