@@ -21,7 +21,7 @@ VERSION_TESTS := tests/data tests/nn tests/surgery tests/test_tree.py \
     $(addprefix tests/builders/test_,from_clusters.py from_parent.py from_pooling.py) \
     tests/builders/test_networkx_round_trip.py
 
-.PHONY: demo test lint test-scatter test-oldest test-newest test-versions dist clean
+.PHONY: demo test lint test-scatter test-random sanitize test-oldest test-newest test-versions dist clean
 
 demo: $(VENV)/examples-$(TORCH)
 	$(BIN)/python examples/molecules.py
@@ -37,6 +37,18 @@ lint: $(VENV)/test-$(TORCH)
 # The suite once more beside torch-scatter, which is built from source (needs a C++ compiler).
 test-scatter: $(VENV)/scatter-$(TORCH)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+# Random trees against the oracle; TREES of them from SEED on.
+TREES ?= 10000
+SEED ?= 0
+test-random: $(VENV)/test-$(TORCH)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/kernels/random_trees.py $(TREES) --seed $(SEED)
+
+# The kernel compiled with the sanitizers for addresses and undefined behaviour, over the zoo of
+# trees; or, with SANITIZE=thread, with that for threads.
+SANITIZE ?= address
+sanitize: $(VENV)/test-$(TORCH)
+	$(BIN)/python -W ignore tests/kernels/sanitize.py $(SANITIZE)
 
 test-oldest:
 	$(MAKE) test-versions VENV=.venv-oldest PYTHON="$(PYTHON_OLDEST)" VERSIONS="$(OLDEST)"

@@ -1,5 +1,8 @@
 """The compiled kernel: where it is, how it is loaded, and why it may not be there.
 
+In the environment ``HSA_GEOMETRIC_KERNEL=0`` leaves it out, ``HSA_GEOMETRIC_LIBRARY`` is the path
+of another one, and ``HSA_GEOMETRIC_INSTRUCTIONS`` (base, avx2, avx512) the most that it may use.
+
 ``src`` is plain C++, :mod:`.build` compiles it when the package is installed. It knows neither
 torch nor Python: it is called with addresses, and Python's lock is free meanwhile.
 """
@@ -25,9 +28,9 @@ INSTRUCTIONS = ("base", "avx2", "avx512")
 def _load() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get("HSA_GEOMETRIC_KERNEL") == "0":
         return None, "HSA_GEOMETRIC_KERNEL=0 in the environment"
-    path = FOLDER / LIBRARY
+    path = Path(os.environ.get("HSA_GEOMETRIC_LIBRARY") or FOLDER / LIBRARY)
     if not path.exists():
-        said = FOLDER / REASON
+        said = path.parent / REASON
         reason = said.read_text().strip() if said.exists() else "it was not built"
         return None, (
             f"{path} does not exist: {reason}\n"

@@ -84,7 +84,10 @@ def build(folder: Path = Path(__file__).parent, extra: tuple[str, ...] = ()) -> 
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        raise RuntimeError(f"{shlex.join(command)}\n{error}") from error
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}".strip())
 
