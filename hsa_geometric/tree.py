@@ -26,9 +26,8 @@ from .once import Found, found_by, plainly
 class TreeIndex:
     r"""A rooted forest in level order, built once and shared by every operator.
 
-    Build it with :meth:`from_parent`; the constructor takes the finished tensors, int64, of
-    :obj:`T` tree nodes, :obj:`N` leaves, :obj:`R` roots, :obj:`F` families and :obj:`L` levels
-    below the roots.
+    :meth:`from_parent` builds it; the constructor takes the finished int64 tensors of :obj:`T` tree
+    nodes, :obj:`N` leaves, :obj:`R` roots, :obj:`F` families and :obj:`L` levels below the roots.
 
     Attributes:
         parent: ``[T]`` id of each node's parent; a root points to itself.
@@ -148,13 +147,11 @@ class TreeIndex:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeIndex:
         """The same index on another device; :attr:`key` stays on the CPU."""
         *tensors, key = self.tensors
-        return TreeIndex(*(x.to(device, non_blocking=non_blocking) for x in tensors), key)
+        return TreeIndex(*[x.to(device, non_blocking=non_blocking) for x in tensors] + [key])
 
     def __repr__(self) -> str:
-        return (
-            f"TreeIndex(leaves={self.num_leaves}, nodes={self.num_nodes}, "
-            f"trees={self.num_trees}, depth={self.depth})"
-        )
+        sizes = f"leaves={self.num_leaves}, nodes={self.num_nodes}, trees={self.num_trees}"
+        return f"TreeIndex({sizes}, depth={self.depth})"
 
 
 FIELDS = tuple(field.name for field in fields(TreeIndex))
@@ -182,8 +179,7 @@ def _build(parent: Tensor) -> list[Tensor]:
     is_inner = degree > 0
     num_roots, num_inner = torch.stack([is_root, is_inner]).sum(1).tolist()
 
-    # Leaves are most of a tree and know their place by their parents': the search is for the
-    # levels of inner nodes, by ascending id.
+    # Leaves, most of a tree, know their place by their parents': levels are those of inner nodes.
     rank = is_inner.cumsum(0).sub_(1)  # of an inner node among them
     both = torch.empty_like(ids)  # inner nodes, then leaves
     both.index_copy_(0, torch.where(is_inner, rank, ids - rank + (num_inner - 1)), ids)
@@ -233,11 +229,7 @@ def _check(parent: Tensor) -> None:
 
 
 def _levels_and_counts(above: Tensor, degree: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Level and number of leaves of every inner node, by pointer doubling, and the forest's depth.
-
-    From which inner node is the parent of each (a root is its own), and the number of children.
-    With cycles the depth is -1, and the level 0 for nodes that no cycle is above.
-    """
+    """Level and leaves of inner nodes, and depth: -1 with cycles, level 0 where none is above."""
     if above.numel() == 0:
         return above, degree, 0
     jump, reach = above, 1  # jump[a]: the ancestor `reach` levels above a, or a's root
@@ -245,8 +237,7 @@ def _levels_and_counts(above: Tensor, degree: Tensor) -> tuple[Tensor, Tensor, i
     count = degree.index_add(0, above, level, alpha=-1)
     rounds = above.numel().bit_length()
     for i in range(1, rounds + 1):
-        # After this step count[a] holds the leaves within 2 * reach levels below a: a node adds
-        # to the ancestor `reach` levels up, if it has one.
+        # count[a] will hold the leaves within 2 * reach levels below: all add to who is reach up.
         count = count.index_add(0, jump, torch.where(level == reach, count, 0))
         level = level + level.index_select(0, jump)
         reach *= 2

@@ -1,5 +1,6 @@
 """What several test files use; pytest puts this folder on the path, as it has a conftest."""
 
+import csv
 import importlib.util
 import sys
 from pathlib import Path
@@ -44,6 +45,12 @@ def load_module(path):
 
 def load_example(name):
     return load_module(EXAMPLES / f"{name}.py")
+
+
+def freesolv():
+    """SMILES of the molecules of FreeSolv."""
+    with (EXAMPLES / "data" / "freesolv.csv").open(newline="") as file:
+        return [row["smiles"] for row in csv.DictReader(file)]
 
 
 def rows_below(parent):

@@ -31,7 +31,7 @@ def test_readme_snippet_runs(index, capsys):
         assert "torch.Size([10, 32])" in printed
     if "rebalance" in names:
         h, graph = names["h"], names["graph"]
-        assert h.depth <= 6 and h.tree.layout.sizes[-1, 0] <= 8
+        assert h.depth <= 6 and h.tree.family_ptr.diff().max() <= 8
         assert graph.num_nodes == names["mean"].size(0) < h.num_nodes == names["x"].size(0)
         torch.testing.assert_close(graph.x, names["mean"])
     if "Block" in names:

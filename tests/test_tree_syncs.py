@@ -288,6 +288,7 @@ def test_nor_does_it_wait_between_launches_of_kernels(device, name, mass, no_aut
 def no_autocast(monkeypatch):
     """``meta`` has no autocast to switch off, and, here, numbers."""
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *args: False)
     monkeypatch.setattr(operator, "has_no_numbers", lambda x: False)
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..kernels.call import NUM_LEARNED, Call
-from ..kernels.operator import BACKENDS, has_no_numbers, load
+from ..kernels.call import Call
+from ..kernels.operator import BACKENDS, has_no_numbers, in_transform, load
 
 CHOICES = ("auto", *BACKENDS)
 # Names of old, and those that took their place.
@@ -44,10 +44,8 @@ def resolve(backend: str, call: Call) -> str:
 @torch.compiler.assume_constant_result
 def has_cpu_kernel() -> bool:
     """Whether the compiled kernel is there."""
-    try:
-        from ..native import library
-    except ImportError:
-        return False
+    from ..native import library
+
     return library() is not None
 
 
@@ -55,10 +53,10 @@ def is_transformed(call: Call) -> bool:
     """Whether a derivative is being computed, or a batch, that kernels know nothing of."""
     if torch.compiler.is_compiling():
         return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if in_transform():
         return True
     level = forward_ad._current_level  # without one there are no tangents
-    return level >= 0 and any(map(has_tangent, call[:NUM_LEARNED]))
+    return level >= 0 and any(map(has_tangent, call.learned))
 
 
 def has_tangent(x: Tensor | None) -> bool:

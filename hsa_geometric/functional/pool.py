@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..kernels.call import accumulator
 from ..tree import TreeIndex
-from .checks import as_tree, check_tensor
+from .checks import as_tree, check_mass_values, check_tensor
 from .clusters import clusters_at
 from .lift import check_cluster_rows, cluster_map
 from .options import check_choice
@@ -92,7 +92,7 @@ def pool(
     index = cluster_map(tree, coarse, level, from_level, "from_level")
     check_cluster_rows(x, "x", index.numel(), from_level, tree)
     if mass is not None:
-        _check_mass(mass)
+        _check_mass(mass, x)
         check_cluster_rows(mass, "mass", index.numel(), from_level, tree)
     _check_score(score, x, reduce)
     return pool_rows(x, index, coarse.num_clusters, reduce=reduce, mass=mass, score=score)
@@ -153,18 +153,13 @@ def _exponential(score: Tensor, index: Tensor, size: int, mass: Tensor | None) -
     return weight if mass is None else weight * _like(mass, weight)
 
 
-def _check_mass(mass: Tensor) -> None:
+def _check_mass(mass: Tensor, x: Tensor) -> None:
     check_tensor(mass, "mass", 1)
     if mass.requires_grad:
         raise ValueError(
             "Expected 'mass' to be data without gradient (got requires_grad=True; detach it)"
         )
-    bad = ~(mass.isfinite() & (mass >= 0))
-    if not mass.is_cuda and bad.any():  # reading values would wait for the device
-        row = int(bad.nonzero()[0])
-        raise ValueError(
-            f"Expected 'mass' to be finite and not negative (got mass[{row}] = {float(mass[row])})"
-        )
+    check_mass_values(mass, accumulator(x.dtype))
 
 
 def _check_score(score: Tensor | None, x: Tensor, reduce: str) -> None:

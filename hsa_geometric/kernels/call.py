@@ -40,8 +40,12 @@ class Call(NamedTuple):
     self_loop: bool
     dropout_p: float
 
+    @property
+    def learned(self) -> tuple[Tensor | None, ...]:
+        """The tensors that are differentiated, which come first."""
+        return self.q, self.k, self.v, self.pos_q, self.pos_k, self.temperature, self.bias
 
-# The tensors of a call that are differentiated come first.
+
 NUM_LEARNED = 7
 
 

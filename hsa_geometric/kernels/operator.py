@@ -11,6 +11,8 @@ backward, which take the tree as tensors: a graph serves every tree.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -24,24 +26,23 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..tree import TreeIndex
 from .call import NUM_LEARNED, Call, accumulator
 
+TREE = NUM_LEARNED + 2  # the place of the tree in a call
 BACKENDS = ("reference", "scatter", "cpu", "triton")
 Result = tuple[Tensor, Tensor]
 
 
 def attention(call: Call, backend: str) -> Result:
     """Output ``[N, H, Dv]`` in the dtype of ``v``, and log evidence ``[trees, H]``."""
-    save = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in call[:NUM_LEARNED]
-    )
+    save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in call.learned)
     if torch.compiler.is_compiling():
         out, evidence, _ = torch.ops.hsa_geometric.attention(*flat(call), backend, save)
         return out, evidence
     module = SHAPES if has_no_numbers(call.q) else load(backend)
     if hasattr(module, "attend"):
-        return attend(module, call)
+        return exactly(partial(_attend, module, call[NUM_LEARNED:]), *call.learned)
     if not save:
         return module.forward(call, False)[:2]
-    return Attention.apply(module, call[NUM_LEARNED:], *call[:NUM_LEARNED])
+    return Attention.apply(module, call[NUM_LEARNED:], *call.learned)
 
 
 def load(backend: str) -> Any:
@@ -59,12 +60,6 @@ def has_no_numbers(x: Tensor) -> bool:
     return x.is_meta or isinstance(x, FakeTensor)
 
 
-def attend(module: Any, call: Call) -> Result:
-    """Call a backend of plain tensor code: precision is its own affair, not autocast's."""
-    with torch.autocast(call.q.device.type, enabled=False):
-        return module.attend(call)
-
-
 def empty_results(call: Call) -> Result:
     """Results without numbers."""
     shape = call.tree.num_trees, call.q.shape[1]
@@ -74,7 +69,7 @@ def empty_results(call: Call) -> Result:
 
 def empty_grads(call: Call) -> list[Tensor | None]:
     """Gradients without numbers."""
-    return [None if x is None else x.new_empty(x.shape) for x in call[:NUM_LEARNED]]
+    return [None if x is None else x.new_empty(x.shape) for x in call.learned]
 
 
 # The backend where nothing is computed.
@@ -84,9 +79,26 @@ SHAPES = SimpleNamespace(
 )
 
 
-def differentiate(call: Call, grad: Tensor, grad_evidence: Tensor) -> list[Tensor | None]:
-    """Gradients of the arguments by ``scatter``; with a graph of their own if grad mode is on."""
-    again = torch.is_grad_enabled()
+def differentiate(
+    module: Any, call: Call, grad: Tensor, grad_evidence: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the arguments by plain tensor code; differentiable if grad mode is on."""
+    function = partial(_attend, module, call[NUM_LEARNED:])
+    return exactly(partial(gradient, function, NUM_LEARNED), *call.learned, grad, grad_evidence)
+
+
+def _attend(module: Any, rest: tuple[Any, ...], *learned: Tensor | None) -> Result:
+    return module.attend(Call._make([*learned, *rest]))
+
+
+def gradient(
+    function: Callable[..., Any], count: int, *args: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the first ``count`` arguments, for those of the results, which are the others.
+
+    With a graph of their own if grad mode is on.
+    """
+    again, device = torch.is_grad_enabled(), next(x.device.type for x in args if x is not None)
 
     def node(x: Tensor | None) -> Tensor | None:
         # One of its own for each argument, for one may depend on another.
@@ -94,19 +106,53 @@ def differentiate(call: Call, grad: Tensor, grad_evidence: Tensor) -> list[Tenso
             return None
         return x.view_as(x) if again and x.requires_grad else x.detach().requires_grad_()
 
-    with torch.enable_grad():
-        learned = [node(x) for x in call[:NUM_LEARNED]]
-        results = attend(load("scatter"), Call(*learned, *call[NUM_LEARNED:]))
-        pairs = [(y, g) for y, g in zip(results, (grad, grad_evidence), strict=True)
-                 if y.requires_grad]  # fmt: skip
-        given = [x for x in learned if x is not None]
-        found = iter(
-            torch.autograd.grad(
-                [y for y, _ in pairs], given, [g.to(y.dtype) for y, g in pairs],
-                create_graph=again, allow_unused=True, materialize_grads=True,
-            )
-        )  # fmt: skip
-    return [None if x is None else next(found) for x in learned]
+    with torch.enable_grad(), torch.autocast(device, enabled=False):
+        xs = [node(x) for x in args[:count]]
+        pairs = zip(function(*xs), args[count:], strict=True)
+        results = [(y, g.to(y.dtype)) for y, g in pairs if y is not None and g is not None]
+        results = [(y, g) for y, g in results if y.requires_grad]
+        options = {"create_graph": again, "allow_unused": True, "materialize_grads": True}
+        ys, grads = zip(*results, strict=True)
+        given = [x for x in xs if x is not None]
+        found = iter(torch.autograd.grad(ys, given, grads, **options))
+    return tuple(None if x is None else next(found) for x in xs)
+
+
+def exactly(function: Callable[..., Any], *xs: Tensor | None) -> Any:
+    """``function(*xs)``; where autocast is on, it has no part in derivatives of any order."""
+    device = next(x.device.type for x in xs if x is not None)
+    if torch.is_grad_enabled() and torch.is_autocast_enabled(device) and not in_transform():
+        return Exactly.apply(function, *xs)
+    with torch.autocast(device, enabled=False):
+        return function(*xs)
+
+
+def in_transform() -> bool:
+    """Whether this runs inside a transform of ``torch.func``."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_batched(*xs: Tensor) -> bool:
+    """Whether a tensor stands for several, as with ``is_grads_batched``."""
+    return any(map(torch._C._functorch.is_legacy_batchedtensor, xs))
+
+
+class Exactly(torch.autograd.Function):
+    """See :func:`exactly`: PyTorch runs a backward under the autocast of who calls it."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Any], *xs: Tensor | None) -> Any:
+        """The function's results."""
+        ctx.function = function
+        ctx.save_for_backward(*xs)
+        with torch.autocast(next(x.device.type for x in xs if x is not None), enabled=False):
+            return function(*xs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients, exactly as well."""
+        xs = ctx.saved_tensors
+        return None, *exactly(partial(gradient, ctx.function, len(xs)), *xs, *grads)
 
 
 class Attention(torch.autograd.Function):
@@ -115,7 +161,7 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, module: Any, rest: tuple[Any, ...], *learned: Tensor | None) -> Result:
         """Also what backward needs."""
-        out, evidence, saved = module.forward(Call(*learned, *rest), True)
+        out, evidence, saved = module.forward(Call._make([*learned, *rest]), True)
         mass, seed, *ctx.rest = rest
         ctx.module = module
         ctx.save_for_backward(*learned, mass, seed, *saved)
@@ -125,12 +171,11 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_evidence: Tensor) -> tuple[Tensor | None, ...]:
         """By the kernels, or by ``scatter`` where the gradients are differentiated in turn."""
         tensors = ctx.saved_tensors
-        call, saved = Call(*tensors[: NUM_LEARNED + 2], *ctx.rest), tensors[NUM_LEARNED + 2 :]
-        if torch.is_grad_enabled() and ctx.module is not SHAPES:
-            grads = differentiate(call, grad, grad_evidence)
-        else:
-            grads = ctx.module.backward(call, saved, grad, grad_evidence)
-        return None, None, *grads
+        call, saved = Call._make([*tensors[:TREE], *ctx.rest]), tensors[TREE:]
+        again = torch.is_grad_enabled() or in_transform() or is_batched(grad, grad_evidence)
+        if again and ctx.module is not SHAPES:
+            return None, None, *differentiate(load("scatter"), call, grad, grad_evidence)
+        return None, None, *ctx.module.backward(call, saved, grad, grad_evidence)
 
 
 # --- what a compiler sees ------------------------------------------------------------------------
@@ -140,7 +185,6 @@ ARGUMENTS = (
     "Tensor? mass, Tensor? seed, Tensor[] tree, float scale, bool self_loop, float dropout_p,"
     "str backend"
 )
-TREE = NUM_LEARNED + 2  # the place of the tree in a call
 
 torch.library.define(
     "hsa_geometric::attention", f"({ARGUMENTS}, bool save) -> (Tensor, Tensor, Tensor[])"
@@ -159,7 +203,7 @@ def flat(call: Call) -> list[Any]:
 
 def unflat(args: tuple[Any, ...]) -> Call:
     """What :func:`flat` was given."""
-    return Call(*args[:TREE], TreeIndex(*args[TREE]), *args[TREE + 1 :])
+    return Call._make([*args[:TREE], TreeIndex(*args[TREE]), *args[TREE + 1 :]])
 
 
 @torch.library.impl("hsa_geometric::attention", "default")
@@ -171,8 +215,18 @@ def _attention(*args: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
         out, evidence, saved = module.forward(call, save)
         return out, evidence, list(saved)
     with torch.no_grad():
-        out, evidence = attend(module, call)
-    return out, evidence, []
+        out, evidence = exactly(partial(_attend, module, call[NUM_LEARNED:]), *call.learned)
+    return out.contiguous(), evidence.contiguous(), []
+
+
+def _autograd_keys() -> tuple[Any, Any]:
+    """PyTorch's switches as they are, but with autograd, which is off below some modes."""
+    included, excluded = (
+        torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set(),
+    )  # fmt: skip
+    for name in ("AutogradFunctionality", "AutogradOther", "ADInplaceOrView"):
+        excluded = excluded.remove(getattr(torch._C.DispatchKey, name))
+    return included, excluded
 
 
 @torch.library.impl("hsa_geometric::attention_backward", "default")
@@ -181,11 +235,12 @@ def _backward(grad: Tensor, grad_evidence: Tensor, saved: list[Tensor], *args: A
     *rest, backend = args
     call, module = unflat(tuple(rest)), load(backend)
     if hasattr(module, "attend"):
-        with torch.no_grad():
-            grads = differentiate(call, grad, grad_evidence)
+        with torch.no_grad(), torch._C._ForceDispatchKeyGuard(*_autograd_keys()):
+            grads = differentiate(module, call, grad, grad_evidence)
     else:
         grads = module.backward(call, saved, grad, grad_evidence)
-    return [x for x in grads if x is not None]
+    # in the layout that the fake operator promises
+    return [x.contiguous() for x in grads if x is not None]
 
 
 @torch.library.register_fake("hsa_geometric::attention")

@@ -1,12 +1,16 @@
 """The compiled kernel: where it is, how it is loaded, and why it may not be there.
 
-``src`` is plain C++, :mod:`.build` compiles it when the package is installed. It knows neither torch
-nor Python: it is called with addresses, and Python's lock is free meanwhile.
+In the environment ``HSA_GEOMETRIC_KERNEL=0`` leaves it out, ``HSA_GEOMETRIC_LIBRARY`` is the path
+of another one, and ``HSA_GEOMETRIC_INSTRUCTIONS`` (base, avx2, avx512) the most that it may use.
+
+``src`` is plain C++, :mod:`.build` compiles it when the package is installed. It knows neither
+torch nor Python: it is called with addresses, and Python's lock is free meanwhile.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import platform
 from functools import lru_cache
@@ -14,7 +18,7 @@ from pathlib import Path
 
 from .build import LIBRARY, REASON
 
-__all__ = ["INSTRUCTIONS", "library", "why_not"]
+__all__ = ["INSTRUCTIONS", "kernel", "library", "why_not"]
 
 FOLDER = Path(__file__).parent
 # What the numbers of ``hsa_instructions`` mean.
@@ -23,11 +27,22 @@ INSTRUCTIONS = ("base", "avx2", "avx512")
 
 @lru_cache(maxsize=1)
 def _load() -> tuple[ctypes.CDLL | None, str]:
+    """The library, or why there is none, of which a line tells who did not ask for that."""
     if os.environ.get("HSA_GEOMETRIC_KERNEL") == "0":
         return None, "HSA_GEOMETRIC_KERNEL=0 in the environment"
-    path = FOLDER / LIBRARY
+    lib, reason = _open()
+    if lib is None:
+        logging.getLogger("hsa_geometric").warning(
+            "hsa_geometric has no kernel for the CPU and takes backend 'scatter', which is slower: "
+            "show_config() says why; python -m hsa_geometric.native.build compiles it"
+        )
+    return lib, reason
+
+
+def _open() -> tuple[ctypes.CDLL | None, str]:
+    path = Path(os.environ.get("HSA_GEOMETRIC_LIBRARY") or FOLDER / LIBRARY)
     if not path.exists():
-        said = FOLDER / REASON
+        said = path.parent / REASON
         reason = said.read_text().strip() if said.exists() else "it was not built"
         return None, (
             f"{path} does not exist: {reason}\n"
@@ -56,6 +71,14 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 def library() -> ctypes.CDLL | None:
     """The kernel's library, or None where there is none; :func:`why_not` tells why."""
     return _load()[0]
+
+
+def kernel() -> ctypes.CDLL:
+    """The same, or an ImportError that tells why there is none."""
+    found, reason = _load()
+    if found is None:
+        raise ImportError(f"backend='cpu' has no kernel: {reason}")
+    return found
 
 
 def why_not() -> str:

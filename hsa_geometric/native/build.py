@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "src"
@@ -34,14 +33,12 @@ OTHERS = {"base": ["-DVECTOR_BYTES=16"]}
 
 
 def compiler() -> list[str] | None:
-    """The command of a C++ compiler: of the environment's CXX, this machine's, or of ``ziglang``."""
+    """The command of a C++ compiler: that of the environment's CXX, or this machine's."""
     if os.environ.get("CXX"):
         return shlex.split(os.environ["CXX"])
     for name in ("g++", "clang++", "c++"):
         if shutil.which(name):
             return [name]
-    if find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang", "c++"]
     return None
 
 
@@ -53,7 +50,7 @@ def build(folder: Path = Path(__file__).parent, extra: tuple[str, ...] = ()) -> 
     """
     command = compiler()
     if command is None:
-        raise RuntimeError("no C++ compiler: install g++ or clang++ (or `pip install ziglang`)")
+        raise RuntimeError("no C++ compiler: install g++ or clang++")
     flags = [*FLAGS, *extra]
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     with tempfile.TemporaryDirectory() as temporary:
@@ -72,7 +69,7 @@ def build(folder: Path = Path(__file__).parent, extra: tuple[str, ...] = ()) -> 
                 job.result()
         # Put in its place at once: another process may be loading the one that was there.
         made = Path(temporary, LIBRARY)
-        static = [] if "ziglang" in command else ["-static-libstdc++", "-static-libgcc"]
+        static = ["-static-libstdc++", "-static-libgcc"]
         static = [] if sys.platform == "darwin" or extra else static
         _run([*command, *flags, "-shared", "-pthread", *static, *objects, "-o", str(made)])
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +81,10 @@ def build(folder: Path = Path(__file__).parent, extra: tuple[str, ...] = ()) -> 
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        raise RuntimeError(f"{shlex.join(command)}\n{error}") from error
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}".strip())
 

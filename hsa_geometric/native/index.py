@@ -9,29 +9,28 @@ from . import library
 
 
 def index(parent: Tensor) -> list[Tensor] | None:
-    """Tensors of a :class:`~hsa_geometric.TreeIndex` from ``parent [T]`` int64, contiguous, on the CPU.
+    """Tensors of a :class:`~hsa_geometric.TreeIndex` from ``parent [T]``, int64 on the CPU.
 
-    These are order, position, up, root, starts, leaf, count, family_parent and family_ptr: parts of
-    one buffer. None where there is no library, and for a vector that is no forest, so that other
-    code may say why.
+    These are order, position, up, root, starts, leaf, count, family_parent and family_ptr. None
+    where there is no library, and for a vector that is no forest, so that other code may say why.
     """
     lib, nodes = library(), parent.shape[0]
     if lib is None or nodes >= 2**31:
         return None
-    buffer = torch.empty(8 * nodes + 5, dtype=torch.long)
-    at, step = buffer.data_ptr(), 8 * nodes
-    # order, position, up, starts, leaf, count, family_parent; family_ptr is one longer
-    if (
-        lib.hsa_index(
-            parent.data_ptr(), nodes, *(at + i * step for i in range(8)), at + 8 * step + 8
-        )
-        != nodes
-    ):
+    order, position, up, count = (torch.empty_like(parent) for _ in range(4))
+    # How long the others are is known in the end.
+    room = torch.empty(4 * nodes + 5, dtype=torch.long)
+    at = room.data_ptr()
+    reached = lib.hsa_index(
+        parent.data_ptr(), nodes, order.data_ptr(), position.data_ptr(), up.data_ptr(),
+        at, at + 8 * nodes, count.data_ptr(), at + 16 * nodes, at + 24 * nodes,
+        at + 8 * (4 * nodes + 1),
+    )  # fmt: skip
+    if reached != nodes:
         return None
-    trees, leaves, inner, depth = buffer[-4:].tolist()
-    order, position, up, starts, leaf, count, family_parent = buffer[: 7 * nodes].view(7, nodes)
-    family_ptr = buffer[7 * nodes : 7 * nodes + inner + 1]
+    trees, leaves, inner, depth = room[-4:].tolist()
+    parts = ((0, depth), (nodes, leaves), (2 * nodes, inner), (3 * nodes, inner + 1))
+    starts, leaf, family_parent, family_ptr = (room[at : at + n].clone() for at, n in parts)
     return [
-        order, position, up, torch.arange(trees), starts[:depth], leaf[:leaves], count,
-        family_parent[:inner], family_ptr,
+        order, position, up, torch.arange(trees), starts, leaf, count, family_parent, family_ptr,
     ]  # fmt: skip

@@ -236,7 +236,8 @@ ERRORS = {
     "backend": (
         {"backend": "cuda"},
         ValueError,
-        "Expected 'backend' to be one of ['auto', 'reference', 'torch', 'triton'] (got 'cuda')",
+        "Expected 'backend' to be one of ['auto', 'reference', 'scatter', 'cpu', 'triton'] "
+        "(got 'cuda')",
     ),
 }
 

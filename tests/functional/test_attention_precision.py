@@ -50,7 +50,9 @@ def test_low_precision_stays_within_roundings_of_its_inputs_and_results(name, ba
     within(evidence, score, 0, dtype, "evidence")
     for key, grad in grads.items():
         assert grad.dtype == dtype, key
-        within(grad, wide_grads[key], 2, dtype, f"gradient of {key}")
+        # A kernel keeps M of the leaves in the dtype of v, which a temperature's gradient feels.
+        roundings = 3 if key == "temperature" and backend == "cpu" else 2
+        within(grad, wide_grads[key], roundings, dtype, f"gradient of {key}")
 
 
 @pytest.mark.parametrize("dtype", LOW)

@@ -13,6 +13,7 @@ from hsa_geometric.functional import hierarchical_attention
 from hsa_geometric.nn import HierarchicalAttentionConv
 from hsa_geometric.testing import attention_inputs, zoo
 
+EVERYTHING = {"pos_channels": 2, "node_scalars": True, "mass": "zeros"}
 BACKENDS = ["auto", "scatter"]
 KERNELS = [name for name in LINEAR if name != "scatter"]
 

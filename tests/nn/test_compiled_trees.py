@@ -1,5 +1,7 @@
 """Compiled and exported layers that are given trees: how many graphs they take."""
 
+import gc
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -9,7 +11,7 @@ from hsa_geometric import TreeIndex, once
 from hsa_geometric.nn import HierarchicalAttentionConv, HierarchicalUNet
 from hsa_geometric.testing import random_parent, zoo
 
-PARENTS = [random_parent(n, seed=n, num_trees=2) for n in (30, 47, 61, 80, 33)]
+PARENTS = [random_parent(n, seed=n, num_trees=2) for n in (30, 47, 61, 33)]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +35,8 @@ def graphs(model, parents, as_index, **options):
             out.square().sum().backward()
             results.append([out.detach(), *(p.grad for p in model.parameters())])
         assert_close(*results)
-    return counter.frame_count
+    # The compiler also counts empty ones.
+    return sum(any(x.op.startswith("call") for x in g.graph.nodes) for g in counter.graphs)
 
 
 MODELS = {
@@ -51,7 +54,7 @@ def test_one_graph_serves_every_tree(name, as_index):
 @pytest.mark.parametrize("name", MODELS)
 def test_without_asking_for_one_graph_they_do_not_grow_with_the_trees(name):
     model = MODELS[name]()
-    few = graphs(model, PARENTS[:3], False)
+    few = graphs(model, PARENTS[:2], False)
     torch._dynamo.reset()
     assert graphs(model, PARENTS, False) == few <= 6
 
@@ -63,7 +66,8 @@ def test_a_parent_vector_of_another_size_is_refused_by_a_compiled_layer():
 
 
 def test_what_is_worked_out_about_a_compiled_tree_is_kept_for_the_next_layer(monkeypatch):
-    made = []
+    gc.collect()
+    before, made = len(once._FOUND), []
     original = TreeIndex.once
 
     def counted(self, name, make):
@@ -80,7 +84,7 @@ def test_what_is_worked_out_about_a_compiled_tree_is_kept_for_the_next_layer(mon
     tree = TreeIndex.from_parent(zoo("ragged"))
     compiled(torch.randn(tree.num_leaves, 3), tree.parent).sum().backward()
     assert made and len(set(made)) == len(made)
-    assert len(once._FOUND) <= 2 + len(made)
+    assert len(once._FOUND) <= before + 2 + len(made)
 
 
 class Exported(torch.nn.Module):

@@ -538,7 +538,8 @@ def test_options_are_keyword_only():
             {"backend": "fast"},
             {},
             ValueError,
-            "Expected 'backend' to be one of ['auto', 'reference', 'torch', 'triton'] (got 'fast')",
+            "Expected 'backend' to be one of ['auto', 'reference', 'scatter', 'cpu', 'triton'] "
+            "(got 'fast')",
         ),
     ],
 )

@@ -51,7 +51,7 @@ def named(parent):
 
 
 def widest(h):
-    return int(h.tree.layout.sizes[-1, 0]) if h.depth else 0
+    return int(h.tree.family_ptr.diff().max()) if h.depth else 0
 
 
 def leaves_of_largest_tree(h):

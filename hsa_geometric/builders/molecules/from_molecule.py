@@ -110,10 +110,12 @@ def build(mol: Any, data: Data, names: tuple[str, ...], leaf_data: dict[str, Any
     """The hierarchy of a molecule whose atoms are the nodes of a graph."""
     parent, kind = _tree(mol, names)
     device = device_of(data)
+    # What the caller gives of edges may fit these bonds.
+    edges = {} if data.edge_index is None else {"edge_index": data.edge_index}
     h = from_parent(
         torch.tensor(parent, device=device),
         tree_kind=torch.tensor(kind, device=device),
-        **leaf_data,
+        **edges | leaf_data,
     )
     return attach(data, h, leaf_data)
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...native import library, why_not
+from ...native import kernel
 from ..call import Call, accumulator
 from .call import NO_ROWS, PACKED, address, beside, rows
 from .walk import Walk, masses
@@ -31,8 +31,7 @@ def check(device: torch.device) -> None:
     """
     if device.type != "cpu":
         raise ValueError(f"Expected tensors on the CPU for backend='cpu' (got {device})")
-    if library() is None:
-        raise ImportError(f"backend='cpu' has no kernel: {why_not()}")
+    kernel()
 
 
 def _sizes(call: Call) -> tuple[int, int, int, int, int]:
@@ -116,7 +115,7 @@ def forward(call: Call, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
     at_u, at_g, at_w = at_means + per * means * size, at_f + per * size, at_z + per * values * size
     leaves = [rows(q), rows(k), rows(v), rows(out), rows(saved[0]) if save else NO_ROWS]
     _run(
-        library().hsa_forward, call, walk, mass, given, leaves + [NO_ROWS] * 4, NOTHING,
+        kernel().hsa_forward, call, walk, mass, given, leaves + [NO_ROWS] * 4, NOTHING,
         (
             evidence.data_ptr(), 0,
             at_means, at_u, at_z, at_f, at_g, at_w, at_g + nodes * heads * size,
@@ -158,15 +157,18 @@ def backward(
     at_dw = at_df + per * size
     at_mu = at_dw + nodes * heads * size
     _run(
-        library().hsa_backward, call, walk, mass, given,
+        kernel().hsa_backward, call, walk, mass, given,
         [rows(q), rows(k), rows(v), NO_ROWS, *map(rows, (leaf, grad, dq, dk, dv))], learned,
         (
             0, address(grad_evidence),
-            at_means, at_means + per * means * size, 0, at_f, at_g, at_w, at_g + nodes * heads * size,
-            at_sums, at_dw, at_df, at_z, at_mu, at_mu + nodes * heads * size,
+            at_means, at_means + per * means * size, 0, at_f, at_g, at_w,
+            at_g + nodes * heads * size, at_sums, at_dw, at_df, at_z, at_mu,
+            at_mu + nodes * heads * size,
         ),
         True,
     )  # fmt: skip
-    optional = (call.pos_q, call.pos_k, call.temperature, call.bias)
-    grads = [None if x is None else x.to(y.dtype) for x, y in zip(learned, optional, strict=True)]
+    grads = [
+        None if x is None or y is None else x.to(y.dtype)
+        for x, y in zip(learned, call.learned[3:], strict=True)
+    ]
     return [dq, dk, dv, *grads]

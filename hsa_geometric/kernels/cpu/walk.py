@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...native import library
+from ...native import kernel
 from ...tree import TreeIndex
 
 # Rows that a thread must have to do before it pays to start it, times channels.
@@ -50,7 +50,7 @@ class Walk(NamedTuple):
         packed = torch.empty(6 * (inner + trees) + nodes, dtype=torch.int32)
         sizes = torch.empty(5, dtype=torch.long)
         given = (tree.family_parent, tree.family_ptr, tree.leaf)
-        library().hsa_walk(
+        kernel().hsa_walk(
             *(x.data_ptr() for x in given), nodes, leaves, inner, trees,
             packed.data_ptr(), sizes.data_ptr(),
         )  # fmt: skip
@@ -63,7 +63,7 @@ class Walk(NamedTuple):
 
 
 def masses(mass: Tensor | None, tree: TreeIndex, dtype: torch.dtype) -> Tensor:
-    """``[2, T]`` by position: the share of its parent's mass, and the mass's logarithm in base 2."""
+    """``[2, T]`` by position: the share of its parent's mass, and its own mass's log2."""
     if mass is None:
         return tree.once(("cpu masses", dtype), lambda: _masses(None, tree, dtype))
     return _masses(mass, tree, dtype)
@@ -72,7 +72,7 @@ def masses(mass: Tensor | None, tree: TreeIndex, dtype: torch.dtype) -> Tensor:
 def _masses(mass: Tensor | None, tree: TreeIndex, dtype: torch.dtype) -> Tensor:
     given = None if mass is None else mass.detach().to(torch.float64).contiguous()
     result = torch.empty(2, tree.num_nodes, dtype=dtype)
-    library().hsa_masses(
+    kernel().hsa_masses(
         None if given is None else given.data_ptr(), tree.leaf.data_ptr(), tree.up.data_ptr(),
         tree.count.data_ptr(), tree.num_nodes, tree.num_leaves, tree.num_trees,
         result[0].data_ptr(), result[1].data_ptr(), dtype == torch.float64,

@@ -59,9 +59,12 @@ def backward(
     of_leaves = [found.q, found.k, found.v]
     if x.seen is not None:
         of_leaves = [torch.where(x.seen, g, 0) for g in of_leaves]
-    given = zip((found.pos_q, found.pos_k, found.temperature, by_bias), call[3:], strict=False)
+    given = zip(
+        (found.pos_q, found.pos_k, found.temperature, by_bias), call.learned[3:], strict=True
+    )
     of_nodes = [
-        None if g is None else g.index_select(0, call.tree.position).to(y.dtype) for g, y in given
+        None if g is None or y is None else g.index_select(0, call.tree.position).to(y.dtype)
+        for g, y in given
     ]
     return [*of_leaves, *of_nodes]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..call import NUM_LEARNED, Call, accumulator
+from ..call import Call, accumulator
 from ..dropout import kept_scale
 from .plan import Plan
 
@@ -66,18 +66,18 @@ class Arguments(NamedTuple):
     def of(cls, call: Call, weight: Tensor, log_mass: Tensor) -> Arguments:
         """Of a call and, in storage order, each node's share of its parent's mass and log mass."""
         dtype, seen = accumulator(call.q.dtype), None
-        leaves = call.q, call.k, call.v
+        leaves = [call.q, call.k, call.v]
         if call.mass is not None:  # padding may hold anything, and its means are 0
             seen = (call.mass > 0).view(-1, 1, 1)
-            leaves = (torch.where(seen, x, 0) for x in leaves)
-        of_nodes = call[3:NUM_LEARNED]
+            leaves = [torch.where(seen, x, 0) for x in leaves]
+        of_nodes = call.learned[3:]
         order = call.tree.order
-        return cls(
+        return cls._make([
             *map(beside, leaves),
             *(None if x is None else x.to(dtype).index_select(0, order) for x in of_nodes),
             seen, weight, log_mass, call.scale, call.self_loop, call.dropout_p, call.seed,
             Plan.of(call.tree),
-        )  # fmt: skip
+        ])  # fmt: skip
 
     @property
     def heads(self) -> int:

@@ -459,7 +459,6 @@ template <class A> struct Attention {
 
     void down(int p, int h, int j0, int j1) const {
         const Family m = family(p);
-        if (j0 == 0) begin_down(m, h);
         const A *z_ = inner(Z, p, h, V), by = *inner(W, p, h, 1), *keep = g + index(m, H, h);
         const int whole = V / LANES<A> * LANES<A>;
         const bool plain = same(c.out.dtype);
@@ -717,7 +716,7 @@ template <class A> struct Attention {
         const Scratch<A> w(slot(), EP, VP);
         auto climb = [&](int p, int h0, int h1) { up(p, h0, h1, w); };
         auto descend = [&](int p, int h0, int h1) {
-            for (int h = h0; h < h1; h++) down(p, h, 0, walk.size[p]);
+            for (int h = h0; h < h1; h++) begin_down(family(p), h), down(p, h, 0, walk.size[p]);
         };
         below(team, true, climb);
         team.wait();

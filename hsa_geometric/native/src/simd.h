@@ -19,17 +19,20 @@ template <class A> struct Types;
 template <> struct Types<float> {
     typedef float vec __attribute__((vector_size(VECTOR_BYTES)));
     typedef int32_t ivec __attribute__((vector_size(VECTOR_BYTES)));
-    typedef int32_t integer;
+    typedef uint32_t uvec __attribute__((vector_size(VECTOR_BYTES)));
+    typedef uint32_t integer;
 };
 template <> struct Types<double> {
     typedef double vec __attribute__((vector_size(VECTOR_BYTES)));
     typedef int64_t ivec __attribute__((vector_size(VECTOR_BYTES)));
-    typedef int64_t integer;
+    typedef uint64_t uvec __attribute__((vector_size(VECTOR_BYTES)));
+    typedef uint64_t integer;
 };
 // W numbers, fewer than a vector has.
 template <class A, int W> struct Narrow { typedef A vec __attribute__((vector_size(W * sizeof(A)))); };
 template <class A> using vec = typename Types<A>::vec;
-template <class A> using ivec = typename Types<A>::ivec;
+template <class A> using ivec = typename Types<A>::ivec;  // for shifts that keep the sign
+template <class A> using uvec = typename Types<A>::uvec;  // for bits: what overflows is defined
 template <class A> constexpr int LANES = VECTOR_BYTES / sizeof(A);
 template <class A> constexpr A INF = std::numeric_limits<A>::infinity();
 
@@ -52,7 +55,7 @@ INLINE vec<float> exp2(vec<float> x) {
     y = y * f + 2.402264791363012e-1f;
     y = y * f + 6.931472028550421e-1f;
     y = y * f + 1.f;
-    ivec<float> bits = (ivec<float>)y + ((ivec<float>)shifted << 23);
+    uvec<float> bits = (uvec<float>)y + ((uvec<float>)shifted << 23);
     return x < -126.f ? vec<float>{} : (vec<float>)bits;
 }
 INLINE vec<double> exp2(vec<double> x) {
@@ -62,7 +65,7 @@ INLINE vec<double> exp2(vec<double> x) {
     const double inverse[] = {1. / 39916800., 1. / 3628800., 1. / 362880., 1. / 40320., 1. / 5040., 1. / 720.,
                               1. / 120., 1. / 24., 1. / 6., 1. / 2., 1., 1.};
     for (double c : inverse) y = y * f + c;
-    ivec<double> bits = (ivec<double>)y + ((ivec<double>)shifted << 52);
+    uvec<double> bits = (uvec<double>)y + ((uvec<double>)shifted << 52);
     return x < -1022. ? vec<double>{} : (vec<double>)bits;
 }
 
@@ -72,8 +75,8 @@ template <class A> INLINE vec<A> log2(vec<A> x) {
     constexpr int mantissa = wide ? 52 : 23;
     typedef typename Types<A>::integer I;
     const I root_half = wide ? (I)0x3fe6a09e667f3bcdLL : (I)0x3f3504f3;
-    ivec<A> shifted = (ivec<A>)x - root_half, e = shifted >> mantissa;
-    vec<A> m = (vec<A>)((ivec<A>)x - (e << mantissa)), t = (m - A(1)) / (m + A(1)), t2 = t * t;
+    ivec<A> e = (ivec<A>)((uvec<A>)x - root_half) >> mantissa;
+    vec<A> m = (vec<A>)((uvec<A>)x - ((uvec<A>)e << mantissa)), t = (m - A(1)) / (m + A(1)), t2 = t * t;
     vec<A> y{};
     for (int n = wide ? 21 : 9; n > 1; n -= 2) y = (y + A(1) / A(n)) * t2;
     y = (y + A(1)) * t * A(2.8853900817779268147);  // 2 / ln 2

