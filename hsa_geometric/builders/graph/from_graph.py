@@ -136,7 +136,9 @@ def from_graph(
         leaf_size: parts of at most that many nodes, at least 2, become families, and so do those of
             at most :obj:`branching`, or two for ``spectral``. (default: :obj:`branching`; 8 for
             ``spectral``)
-        algorithm: ``'louvain'`` or ``'greedy_modularity'``. (default: ``'louvain'``)
+        algorithm: ``'louvain'`` or ``'greedy_modularity'``. Where two communities are equally good
+            for a node, chance decides by :obj:`seed`, in the last digits of the weights: networkx's
+            Louvain could go on for ever there. (default: ``'louvain'``)
         resolution: above 1 for more communities, below for fewer. (default: 1.0)
         linkage: ``'ward'``, ``'average'``, ``'complete'`` or ``'single'``. (default: ``'ward'``)
         features: name of the attribute to compare nodes by. (default: ``x``, or else ``pos``)
