@@ -71,10 +71,10 @@ class LeafType:
 
 
 def is_rows(x: Any, width: int | None, dtype: torch.dtype) -> bool:
-    """Whether it holds at least one row of this width."""
+    """Whether it holds at least one row of this width, on the CPU."""
     shape = () if width is None else (width,)
     fits = isinstance(x, Tensor) and x.dtype == dtype and x.dim() > 0 and x.shape[1:] == shape
-    return bool(fits and x.shape[0] > 0)
+    return bool(fits and x.shape[0] > 0 and x.device.type == "cpu")
 
 
 def said_rows(width: int | None, dtype: torch.dtype) -> str:
@@ -85,7 +85,7 @@ def said_rows(width: int | None, dtype: torch.dtype) -> str:
 def described(value: Any) -> str:
     """A value in few words."""
     if isinstance(value, Tensor):
-        return f"a tensor {list(value.shape)} of {value.dtype}"
+        return f"a tensor {list(value.shape)} of {value.dtype} on {value.device}"
     return type(value).__name__
 
 

@@ -41,7 +41,7 @@ class Nodes:
         self.rank.frombytes(np.broadcast_to(np.asarray(rank, dtype=np.int64), n).tobytes())
         wide = torch.zeros(n, self.columns)
         if place is not None:
-            wide[:, : place.shape[1]] = place
+            wide[:, : place.shape[1]] = place.detach()
         self.place.frombytes(wide.numpy().tobytes())
 
 
@@ -168,7 +168,8 @@ class Writer:
         if isinstance(value, Typed):
             if value.type not in types:
                 raise ValueError(
-                    f"Expected {self._where()} to be of a declared type, {list(types)} (got '{value.type}')"
+                    f"Expected {self._where()} to be of a declared type, "
+                    f"{list(types)} (got {value.type!r})"
                 )
             types, value = {value.type: types[value.type]}, value.value
         taking = [name for name, leaf in types.items() if leaf.takes(value)]

@@ -60,6 +60,8 @@ class ImageLeaves(LeafType):
         """Whether it has the channels, the type, and whole patches."""
         if not isinstance(value, Tensor) or value.dim() != 3 or value.dtype != self.dtype:
             return False
+        if value.device.type != "cpu":
+            return False
         sides = value.shape[1:]
         return value.shape[0] == self.channels and all(s > 0 and s % self.size == 0 for s in sides)
 

@@ -137,7 +137,8 @@ class NestedSignal:
         r"""The hierarchy of one signal.
 
         Args:
-            signal: a list, dict or set of signals, or a value of one of the types.
+            signal: a list, dict or set of signals, or a value of one of the types; tensors on the
+                CPU (move the hierarchy afterwards).
             **data: more for the hierarchy to carry, such as ``y``; as for
                 :func:`~hsa_geometric.builders.from_parent`.
 
