@@ -70,7 +70,9 @@ def test_all_is_carried_and_the_given_data_stays_as_it_is(transform):
     before = dict(data.to_dict())
     h = Compose([transform])(data)
     assert isinstance(h, Hierarchy) and h.validate() and h.num_trees == 1
-    gone = transform.attr if isinstance(transform, NestedSignalHierarchy) else None  # it is the tree
+    gone = (
+        transform.attr if isinstance(transform, NestedSignalHierarchy) else None
+    )  # it is the tree
     kept = {key: value for key, value in before.items() if key != gone}
     assert list(h.to_dict())[: len(kept) + 1] == ["parent", *kept]
     assert all(h[key] is value for key, value in kept.items())
