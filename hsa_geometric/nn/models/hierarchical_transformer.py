@@ -16,7 +16,7 @@ from ...functional.checks import as_tree, check_mass, check_rows
 from ...tree import TreeIndex
 from ..encoding import DomainEncoding, FamilyEncoding, Ids, TypedInput
 from ..encoding.inputs import apply_input, input_map
-from ..pool.readout import HierarchyReadout
+from ..pool.readout import HierarchyReadout, flat_tree
 from ._merged import Level, merged
 from .hierarchical_transformer_layer import HierarchicalTransformerLayer
 
@@ -115,6 +115,9 @@ class HierarchicalTransformer(torch.nn.Module):
         self.checkpointing = checkpointing
         self.hidden_channels = hidden_channels
         self.has_states = states is not None
+        self.flat = attention == "flat"
+        if self.flat and pool:
+            raise ValueError("Expected no 'pool' with attention='flat' (got some)")
 
         self.types = tuple(in_channels) if isinstance(in_channels, Mapping) else None
         self.lin_in: torch.nn.Module
@@ -204,12 +207,16 @@ class HierarchicalTransformer(torch.nn.Module):
         x = self._embed(x, leaf_type)
         check_rows(x, "x", tree)
         place = None
-        if self.encoding is not None:
+        if self.encoding is not None and self.encoding.out_channels:
+            over = tree
+            if self.flat:
+                over, node = flat_tree(tree), torch.cat([tree.leaf_ids, tree.order[tree.root]])
+                tree_kind = None if tree_kind is None else tree_kind[node]
+                tree_pos = None  # within families that there are none of here
             place = self.encoding(
-                tree, tree_kind=tree_kind, tree_pos=tree_pos, pos=pos, mass=mass,
+                over, tree_kind=tree_kind, tree_pos=tree_pos, pos=pos, mass=mass,
                 edge_index=edge_index,
             ).to(x.dtype)  # fmt: skip
-            place = place if place.shape[1] else None
         if self.layers[0].conv is None:
             edge_index = edge_attr = None
         several = self.types is not None and len(self.types) > 1

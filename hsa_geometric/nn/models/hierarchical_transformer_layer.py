@@ -16,10 +16,10 @@ from ...functional.checks import as_tree
 from ...functional.options import check_choice
 from ...tree import TreeIndex
 from ..conv import HierarchicalAttentionConv
-from ..pool.readout import tree_of_leaf
+from ..pool.readout import flat_tree, tree_of_leaf
 from ..states import InnerStates
 
-ATTENTIONS = ("softmax", None)
+ATTENTIONS = ("softmax", "flat", None)
 STATES = ("mean", "attention", None)
 
 
@@ -41,7 +41,8 @@ class HierarchicalTransformerLayer(torch.nn.Module):
     Args:
         channels: size of the rows, a multiple of :obj:`heads`.
         heads: number of attention heads. (default: :obj:`4`)
-        attention: ``'softmax'``, or :obj:`None` for no attention.
+        attention: ``'softmax'`` along the tree; ``'flat'``, softmax over all leaves of each tree,
+            which is what the hierarchical one is to be compared with; or :obj:`None`, no attention.
         states: states of inner nodes from a ``'mean'`` or ``'attention'`` over the leaves below
             (:class:`~hsa_geometric.nn.InnerStates`), or :obj:`None`. (default: :obj:`None`)
         conv: takes a number of input and of output channels and returns a layer to be called with
@@ -101,6 +102,7 @@ class HierarchicalTransformerLayer(torch.nn.Module):
         self.channels = channels
         self.norm_first = norm_first
         self.drop_path = drop_path
+        self.flat = attention == "flat"
 
         self.attn = None
         if attention is not None:
@@ -155,7 +157,8 @@ class HierarchicalTransformerLayer(torch.nn.Module):
                 vector.
             states: states of the inner nodes so far, if the layer has such. (default: 0)
             mass: weight of each leaf; 0 marks padding.
-            tree_pos: features of the place of each node, if ``pos_dim`` is set.
+            tree_pos: features of the place of each node, if ``pos_dim`` is set; with
+                ``attention='flat'`` of each leaf among all leaves, then of the roots.
             leaf_type: type of each leaf, if ``num_types`` is set.
             edge_index: edges between leaves, if there is a :obj:`conv`.
             edge_attr: their features or weights, for a :obj:`conv` that takes them.
@@ -177,7 +180,7 @@ class HierarchicalTransformerLayer(torch.nn.Module):
             out = None
             if self.attn is not None:
                 options = {"mass": mass, "tree_pos": tree_pos, "leaf_type": leaf_type}
-                out = self.lin_out(self.attn(x, tree, **options))
+                out = self.lin_out(self.attn(x, flat_tree(tree) if self.flat else tree, **options))
             if self.conv is not None:
                 given = {} if edge_attr is None else dict.fromkeys(self.conv_takes, edge_attr)
                 beside = self.conv(x, edge_index, **given)

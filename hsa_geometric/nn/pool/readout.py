@@ -150,3 +150,15 @@ def tree_of_leaf(tree: TreeIndex) -> Tensor:
         "tree_of_leaf", lambda: tree.position[root_of(tree)[tree.leaf_ids]]
     )
     return out
+
+
+def flat_tree(tree: TreeIndex) -> TreeIndex:
+    """The leaves of each tree directly below a root: leaves, in their order, then the roots."""
+
+    def make() -> TreeIndex:
+        root = tree.num_leaves + tree_of_leaf(tree)
+        roots = tree.num_leaves + torch.arange(tree.num_trees, device=tree.device)
+        return TreeIndex.from_parent(torch.cat([root, roots]))
+
+    out: TreeIndex = tree.once("flat_tree", make)
+    return out

@@ -1,0 +1,253 @@
+r"""Sentiment of long reviews, or the library that a docstring is from, by transformers trained from
+scratch: along the tree text → paragraphs → sentences → words, and over the flattened words.
+
+All models have the same embeddings, layers and number of parameters, and see the same batches:
+
+* ``HSA``: attention along the tree;
+* ``softmax``: attention over all words, up to 4,096 of them;
+* ``softmax, 512 words``: the same, of the first 512 words, as pretrained encoders have it;
+* ``mean``: no attention; words are averaged;
+
+each also with *inner states*: learned states of sentences and paragraphs
+(:class:`~hsa_geometric.nn.InnerStates`), which go along the tree whatever the attention does.
+
+Run ``python examples/text_classification.py`` (docstrings of the libraries that are installed), or
+with ``--data aclImdb`` on the folder of the `Large Movie Review Dataset
+<https://ai.stanford.edu/~amaas/data/sentiment/>`_, or a folder of the parquet files that
+``datasets`` keeps of it; ``--fast`` is a first look.
+"""
+
+import argparse
+import collections
+import importlib
+import inspect
+import json
+import math
+import pkgutil
+import random
+import re
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from hsa_geometric import Hierarchy, from_text
+from hsa_geometric.builders._progress import progress_bar
+from hsa_geometric.nn import HierarchicalTransformer, Ids
+
+FIGURE = Path(__file__).parent / "figures" / "text_classification.png"
+LIBRARIES = ("networkx", "numpy", "scipy", "sklearn", "torch")
+LONG = 512  # words, from which on a text counts as long
+ATTENTION = {"HSA": "softmax", "softmax": "flat", "softmax, 512 words": "flat", "mean": None}
+VARIANTS = (*ATTENTION, *(f"{name} + inner states" for name in ATTENTION))
+
+Text = tuple[str, int]
+"""A text and the number of its class."""
+
+
+def reviews(folder: Path, part: str) -> Iterator[Text]:
+    """Yields the reviews of ``folder/part/{neg,pos}/*.txt``, or of ``part-*.parquet``."""
+    files = sorted(folder.glob(f"**/{part}-*.parquet"))
+    if files:
+        pandas = importlib.import_module("pandas")
+        for file in files:
+            table = pandas.read_parquet(file)
+            yield from zip(table["text"], table["label"].astype(int), strict=True)
+        return
+    for label, name in enumerate(("neg", "pos")):
+        files = sorted((folder / part / name).glob("*.txt"))
+        if not files:
+            raise FileNotFoundError(
+                f"Expected --data to hold {part}/{name}/*.txt or {part}-*.parquet (got {folder})"
+            )
+        for file in files:
+            yield file.read_text(encoding="utf-8"), label
+
+
+def docstrings() -> list[Text]:
+    """Returns the longer docstrings of installed libraries, without the libraries' names."""
+    found: dict[str, int] = {}
+    hidden = re.compile("|".join((*LIBRARIES, "scikit-learn", "pytorch", r"\bnp\b", r"\bnx\b")), re.I)
+    for label, name in enumerate(LIBRARIES):
+        package = importlib.import_module(name)
+        for info in pkgutil.iter_modules(package.__path__, f"{name}."):
+            if ".test" in info.name or "._" in info.name:
+                continue
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    module = importlib.import_module(info.name)
+            except Exception:  # parts of libraries that need more than is installed
+                continue
+            for _, thing in inspect.getmembers(module):
+                if not (getattr(thing, "__module__", "") or "").startswith(name):
+                    continue
+                things = [thing]
+                if inspect.isclass(thing):
+                    things += [value for _, value in inspect.getmembers(thing, callable)]
+                for one in things:
+                    text = inspect.getdoc(one) or ""
+                    if len(text) > 400:
+                        found.setdefault(hidden.sub("", text), label)
+    return sorted(found.items())
+
+
+class Vocabulary:
+    """Ids of the words that are frequent in some texts; 0 for all others."""
+
+    def __init__(self, texts: list[list[str]], size: int):
+        count = collections.Counter(word for words in texts for word in words)
+        self.ids = {word: i for i, (word, _) in enumerate(count.most_common(size - 1), 1)}
+        self.size = len(self.ids) + 1
+
+    def __call__(self, words: list[str]) -> Tensor:
+        """Returns the ids of words."""
+        return torch.tensor([self.ids.get(word, 0) for word in words])
+
+
+def trees(texts: list[Text], bar: Any) -> tuple[list[Hierarchy], list[list[str]]]:
+    """Returns the tree of each text, with its class, and its words."""
+    out, words = [], []
+    for text, label in texts:
+        text = re.sub(r"(\s*<br\s*/?>\s*)+", "\n\n", text)
+        h = from_text(text, levels=("paragraph", "sentence"), y=torch.tensor([label]))
+        words.append([text[a:b].lower() for a, b in h.offset.tolist()])
+        out.append(Hierarchy(parent=h.parent, y=h.y))
+        bar.update()
+    return out, words
+
+
+def load(folder: Path | None, limit: int, test_limit: int | None, progress: bool) -> dict[str, Any]:
+    """Returns training and test hierarchies with word ids ``x``, and the size of the vocabulary."""
+    draw = random.Random(0)
+    if folder is None:
+        texts = docstrings()
+        draw.shuffle(texts)
+        held_out = len(texts) // 4
+        texts, test = texts[held_out:], texts[:held_out]
+    else:
+        texts, test = (list(reviews(folder, part)) for part in ("train", "test"))
+        draw.shuffle(texts)
+    texts, test = texts[:limit], test[:test_limit]
+    total = len(texts) + len(test)
+    with progress_bar(total=total, desc="trees", unit="text", disable=not progress) as bar:
+        data, words = trees(texts, bar)
+        test_data, test_words = trees(test, bar)
+    vocabulary = Vocabulary(words, 20_000)
+    for sample, own in zip([*data, *test_data], [*words, *test_words], strict=True):
+        sample.x = vocabulary(own[: sample.num_nodes])
+    classes = len({label for _, label in texts})
+    return {"train": data, "test": test_data, "words": vocabulary.size, "classes": classes}
+
+
+def first_words(sample: Hierarchy, num: int) -> Hierarchy:
+    """Returns the first so many words of a text, with the tree above them."""
+    if sample.num_nodes <= num:
+        return sample
+    return sample.subgraph(torch.arange(sample.num_nodes) < num)
+
+
+def batches(data: list[Hierarchy], words: int, seed: int | None) -> list[list[int]]:
+    """Returns batches of texts of like length, each of at most so many words (or of one text)."""
+    draw = random.Random(seed)
+    sizes = [sample.num_nodes for sample in data]
+    # Like lengths together, but not always the same ones.
+    order = sorted(range(len(data)), key=lambda i: sizes[i] * (1 + 0.3 * draw.random()))
+    out: list[list[int]] = []
+    room = 0
+    for i in order:
+        if sizes[i] > room:
+            out.append([])
+            room = words
+        out[-1].append(i)
+        room -= sizes[i]
+    if seed is not None:
+        draw.shuffle(out)
+    return out
+
+
+def collate(data: list[Hierarchy], index: list[int]) -> Batch:
+    """Returns a batch of texts."""
+    return Batch.from_data_list([data[i] for i in index])
+
+
+def make_model(variant: str, words: int, classes: int, channels: int, layers: int) -> Any:
+    """Returns the model of a variant; what it lacks of others' parameters, its MLP has more of."""
+    name, _, states = variant.partition(" + ")
+
+    def model(mlp_channels: int) -> Any:
+        return HierarchicalTransformer(
+            Ids(words), channels, classes, layers, heads=4, attention=ATTENTION[name],
+            states="mean" if states else None, num_levels=3, mlp_channels=mlp_channels,
+            dropout=0.1, domains="sequence" if ATTENTION[name] else None,
+        )  # fmt: skip
+
+    aim = parameters(HierarchicalTransformer(
+        Ids(words), channels, classes, layers, heads=4, states="mean", num_levels=3,
+        mlp_channels=channels, domains="sequence",
+    ))  # fmt: skip
+    less = aim - parameters(model(channels))
+    return model(channels + round(less / (layers * (2 * channels + 1))))
+
+
+def parameters(model: torch.nn.Module) -> int:
+    """Returns the number of parameters beside the embeddings of words."""
+    return sum(p.numel() for name, p in model.named_parameters() if "lin_in" not in name)
+
+
+def train(
+    corpus: dict[str, Any], variant: str, seed: int, options: dict[str, Any], bar: Any
+) -> dict[str, Any]:
+    """Trains one model; returns its accuracy on all test texts and on the long ones."""
+    data, test = corpus["train"], corpus["test"]
+    if "512" in variant:
+        data, test = ([first_words(h, LONG) for h in part] for part in (data, test))
+    torch.manual_seed(seed)
+    model = make_model(
+        variant, corpus["words"], corpus["classes"], options["channels"], options["layers"]
+    )
+    words = options["batch_words"]
+    plan = [part for epoch in range(options["epochs"])
+            for part in batches(data, words, 1000 * seed + epoch)]  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options["rate"], weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, options["rate"], total_steps=len(plan), pct_start=0.1
+    )
+    start, losses = time.perf_counter(), []
+    for index in plan:
+        batch = collate(data, index)
+        x = batch.x
+        if options["word_dropout"]:
+            x = x.masked_fill(torch.rand(x.shape) < options["word_dropout"], 0)
+        loss = F.cross_entropy(model(x, batch.tree), batch.y)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(float(loss))
+        bar.set_postfix_str(f"seed {seed}, loss {sum(losses[-50:]) / len(losses[-50:]):.3f}",
+                            refresh=False)  # fmt: skip
+        bar.update()
+    seconds = time.perf_counter() - start
+    model.eval()
+    right = torch.empty(len(test))
+    with torch.no_grad():
+        for index in batches(test, 4 * words, None):
+            batch = collate(test, index)
+            right[index] = (model(batch.x, batch.tree).argmax(1) == batch.y).float()
+    long = torch.tensor([h.num_nodes > LONG for h in corpus["test"]])
+    return {
+        "accuracy": float(right.mean()),
+        "long": float(right[long].mean()) if long.any() else math.nan,
+        "seconds": seconds,
+        "step": seconds / len(plan),
+        "parameters": parameters(model),
+        "model": model,
+    }
