@@ -53,9 +53,7 @@ class InnerStates(torch.nn.Module):
         (torch.Size([3, 8]), torch.Size([2, 8]))
     """
 
-    def __init__(
-        self, channels: int, num_levels: int = 4, *, reduce: str = "mean", heads: int = 1
-    ):
+    def __init__(self, channels: int, num_levels: int = 4, *, reduce: str = "mean", heads: int = 1):
         super().__init__()
         check_choice(reduce, "reduce", ("mean", "attention"))
         for name, value in (("channels", channels), ("num_levels", num_levels), ("heads", heads)):

@@ -53,9 +53,7 @@ class TypedInput(torch.nn.Module):
     def __init__(self, in_channels: Mapping[str, int | Ids], out_channels: int):
         super().__init__()
         if not isinstance(in_channels, Mapping) or not in_channels:
-            raise TypeError(
-                f"Expected 'in_channels' to map types to widths (got {in_channels!r})"
-            )
+            raise TypeError(f"Expected 'in_channels' to map types to widths (got {in_channels!r})")
         self.types = tuple(in_channels)
         self.in_channels = dict(in_channels)
         self.out_channels = out_channels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...functional.options import check_integer
+from ...functional.options import check_integer, check_positive
 from ...functional.sibling_rank import sibling_rank
 from .domain import DomainEncoding, Where, register_domain
 
@@ -41,6 +41,7 @@ class SequenceEncoding(DomainEncoding):
         check_integer(out_channels, "out_channels", 2)
         if out_channels % 2:
             raise ValueError(f"Expected 'out_channels' to be even (got {out_channels})")
+        check_positive(max_period, "max_period")
         self.out_channels = out_channels
         half = out_channels // 2
         rate = max_period ** -(torch.arange(half, dtype=torch.float64) / half)

@@ -146,9 +146,7 @@ class HierarchyReadout(torch.nn.Module):
 
 def tree_of_leaf(tree: TreeIndex) -> Tensor:
     """``[N]`` number of the tree that each leaf belongs to."""
-    out: Tensor = tree.once(
-        "tree_of_leaf", lambda: tree.position[root_of(tree)[tree.leaf_ids]]
-    )
+    out: Tensor = tree.once("tree_of_leaf", lambda: tree.position[root_of(tree)[tree.leaf_ids]])
     return out
 
 
