@@ -68,6 +68,11 @@ class RankEncoding(DomainEncoding):
         check_integer(out_channels, "out_channels", 1)
         self.out_channels = out_channels
         self.table = torch.nn.Embedding(num_ranks, out_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the vectors anew, about as long as those of the other domains."""
+        torch.nn.init.normal_(self.table.weight, std=self.out_channels**-0.5)
 
     def forward(self, where: Where) -> Tensor:
         """Features ``[n, out_channels]``."""

@@ -48,11 +48,11 @@ def test_text_is_not_among_the_weights():
 @pytest.mark.parametrize(
     "make, error, message",
     [
-        (lambda: KeyEncoding("title"), TypeError, "a sequence of strings .got 'title'."),
+        (lambda: KeyEncoding("title"), TypeError, r"a sequence of strings \(got 'title'\)"),
         (lambda: KeyEncoding(["a", 3]), TypeError, r"a sequence of strings .got \['a', 3\]."),
-        (lambda: KeyEncoding([]), ValueError, "'names' to be at least 1 .got 0."),
-        (lambda: KeyEncoding(0), ValueError, "'names' to be at least 1 .got 0."),
-        (lambda: KeyEncoding(4, 0), ValueError, "'out_channels' to be at least 1 .got 0."),
+        (lambda: KeyEncoding([]), ValueError, r"'names' to be at least 1 \(got 0\)"),
+        (lambda: KeyEncoding(0), ValueError, r"'names' to be at least 1 \(got 0\)"),
+        (lambda: KeyEncoding(4, 0), ValueError, r"'out_channels' to be at least 1 \(got 0\)"),
     ],
 )
 def test_bad_options_are_named(make, error, message):

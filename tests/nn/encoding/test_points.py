@@ -144,10 +144,10 @@ def test_frequencies_are_kept_with_the_weights_and_not_learned():
 @pytest.mark.parametrize(
     "make, error, message",
     [
-        (lambda: PointEncoding(0), ValueError, "'dim' to be at least 1 .got 0."),
-        (lambda: PointEncoding(3, 5), ValueError, "'out_channels' to be even .got 5."),
+        (lambda: PointEncoding(0), ValueError, r"'dim' to be at least 1 \(got 0\)"),
+        (lambda: PointEncoding(3, 5), ValueError, r"'out_channels' to be even \(got 5\)"),
         (lambda: GridEncoding(length=0.0), ValueError, "'length' to be positive and finite"),
-        (lambda: GridEncoding(length="1"), TypeError, "'length' to be a number .got str."),
+        (lambda: GridEncoding(length="1"), TypeError, r"'length' to be a number \(got str\)"),
     ],
 )
 def test_bad_options_are_named(make, error, message):

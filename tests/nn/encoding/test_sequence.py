@@ -80,12 +80,16 @@ def test_it_follows_the_module_s_dtype():
 @pytest.mark.parametrize(
     "make, error, message",
     [
-        (lambda: SequenceEncoding(5), ValueError, "'out_channels' to be even .got 5."),
-        (lambda: SequenceEncoding(0), ValueError, "'out_channels' to be at least 2 .got 0."),
-        (lambda: SequenceEncoding(2.0), TypeError, "'out_channels' to be an integer .got float."),
+        (lambda: SequenceEncoding(5), ValueError, r"'out_channels' to be even \(got 5\)"),
+        (lambda: SequenceEncoding(0), ValueError, r"'out_channels' to be at least 2 \(got 0\)"),
+        (
+            lambda: SequenceEncoding(2.0),
+            TypeError,
+            r"'out_channels' to be an integer \(got float\)",
+        ),
         (lambda: SequenceEncoding(4, -1.0), ValueError, "'max_period' to be positive and finite"),
-        (lambda: RankEncoding(0), ValueError, "'num_ranks' to be at least 1 .got 0."),
-        (lambda: RankEncoding(4, 0), ValueError, "'out_channels' to be at least 1 .got 0."),
+        (lambda: RankEncoding(0), ValueError, r"'num_ranks' to be at least 1 \(got 0\)"),
+        (lambda: RankEncoding(4, 0), ValueError, r"'out_channels' to be at least 1 \(got 0\)"),
     ],
 )
 def test_bad_options_are_named(make, error, message):
