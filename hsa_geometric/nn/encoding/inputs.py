@@ -53,9 +53,7 @@ class TypedInput(torch.nn.Module):
     def __init__(self, in_channels: Mapping[str, int | Ids], out_channels: int):
         super().__init__()
         if not isinstance(in_channels, Mapping) or not in_channels:
-            raise TypeError(
-                f"Expected 'in_channels' to map types to widths (got {in_channels!r})"
-            )
+            raise TypeError(f"Expected 'in_channels' to map types to widths (got {in_channels!r})")
         self.types = tuple(in_channels)
         self.in_channels = dict(in_channels)
         self.out_channels = out_channels
@@ -135,13 +133,16 @@ def input_map(in_channels: int | Ids, out_channels: int) -> torch.nn.Module:
         torch.nn.init.normal_(table.weight, std=out_channels**-0.5)
         return table
     check_integer(in_channels, "in_channels", -1)
+    if in_channels == 0:
+        raise ValueError("Expected 'in_channels' to be positive, or -1 (got 0)")
     return Linear(in_channels, out_channels)
 
 
 def apply_input(module: torch.nn.Module, x: Tensor, name: str) -> Tensor:
     """The map of an input, checked."""
     if isinstance(module, torch.nn.Embedding):
-        check_integers(x, name)
+        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+            raise TypeError(f"Expected {name} to hold integers, which are ids (got {x.dtype})")
         if x.dim() != 1:
             raise ValueError(f"Expected {name} to be ids [N] (got shape {list(x.shape)})")
         num = module.num_embeddings

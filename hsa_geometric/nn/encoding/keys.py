@@ -39,7 +39,8 @@ class KeyEncoding(DomainEncoding):
     def __init__(self, names: Sequence[str] | int = 256, out_channels: int = 16):
         super().__init__()
         check_integer(out_channels, "out_channels", 1)
-        if isinstance(names, (str, bytes)):
+        texts = [] if isinstance(names, int) else names
+        if isinstance(texts, (str, bytes)) or not all(isinstance(name, str) for name in texts):
             raise TypeError(f"Expected 'names' to be a sequence of strings (got {names!r})")
         self.names = None if isinstance(names, int) else tuple(names)
         num = names if isinstance(names, int) else len(names)

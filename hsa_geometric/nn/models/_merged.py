@@ -13,7 +13,7 @@ from ...functional.coarse_tree import coarse_tree
 from ...functional.lift import nest
 from ...functional.pool import pool_rows
 from ...tree import TreeIndex
-from ..states import inner_nodes
+from .._inner import inner_ids
 
 
 class Level(NamedTuple):
@@ -55,9 +55,9 @@ def merged(
 
     if states is not None:
         place = torch.empty_like(ids)  # of an inner node among the states
-        inner = last.tree.order[inner_nodes(last.tree)[0]]
+        inner = inner_ids(last.tree)
         place[inner] = torch.arange(inner.numel(), device=row.device)
-        stays = coarse.tree.order[inner_nodes(coarse.tree)[0]]
+        stays = inner_ids(coarse.tree)
         states = states[place[node[stays]]]
     edge_index = edge_attr = None
     if last.edge_index is not None:

@@ -138,10 +138,18 @@ class HierarchicalTransformer(torch.nn.Module):
                 options["num_types"] = len(self.types)
             self.layers.append(
                 HierarchicalTransformerLayer(
-                    hidden_channels, heads, attention=attention, states=states, conv=_conv(conv),
-                    mlp_channels=mlp_channels, num_levels=num_levels, dropout=dropout,
-                    drop_path=drop_path * number / max(num_layers - 1, 1), norm_first=norm_first,
-                    act=act, attn_kwargs=options,
+                    hidden_channels,
+                    heads,
+                    attention=attention,
+                    states=states,
+                    conv=_conv(conv),
+                    mlp_channels=mlp_channels,
+                    num_levels=num_levels,
+                    dropout=dropout,
+                    drop_path=drop_path * number / max(num_layers - 1, 1),
+                    norm_first=norm_first,
+                    act=act,
+                    attn_kwargs=options,
                 )  # fmt: skip
             )
         self.norm = torch.nn.LayerNorm(hidden_channels) if norm_first else None
