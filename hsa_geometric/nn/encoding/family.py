@@ -103,6 +103,8 @@ class FamilyEncoding(torch.nn.Module):
             check_tensor(pos, "pos", 2)
             check_rows(pos, "pos", tree)
         if self.kinds is None:
+            if tree_kind is not None:
+                raise ValueError("Expected no 'tree_kind' beside one domain for all (got a tensor)")
             out: Tensor = self.encodings[0](Where(tree, None, tree_pos, pos, mass, edge_index))
             return out
         domain = self._domains(tree, tree_kind)

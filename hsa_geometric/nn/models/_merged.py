@@ -48,10 +48,15 @@ def merged(
     if last.clusters is not None:
         index = nest(last.clusters, coarse.clusters, "the pooling before", f"'pool' {level}")
     mass = x.new_ones(x.shape[0], dtype=torch.float32) if last.mass is None else last.mass
-    row = torch.empty_like(first.parent)  # of each node among those of the last tree
+    row = torch.full_like(first.parent, -1)  # of each node among those of the last tree
     ids = torch.arange(last.tree.num_nodes, device=row.device)
     row[ids if last.node is None else last.node] = ids
     node = row[coarse.node]
+    if (node < 0).any():  # of one-child nodes: the same clusters, deeper
+        raise ValueError(
+            f"Expected 'pool' {level} to be at least as coarse as the pooling before, also where "
+            f"nodes have one child"
+        )
 
     if states is not None:
         place = torch.empty_like(ids)  # of an inner node among the states

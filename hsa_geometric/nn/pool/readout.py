@@ -7,9 +7,9 @@ from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear
 
 from ...functional.checks import as_tree, check_channels, check_mass, check_rows, check_tensor
-from ...functional.layout import root_of
 from ...functional.options import check_choice
 from ...functional.pool import pool_rows
+from ...kernels.scatter import sweep
 from ...tree import TreeIndex
 from .._inner import inner_ids
 
@@ -150,7 +150,13 @@ class HierarchyReadout(torch.nn.Module):
 
 def tree_of_leaf(tree: TreeIndex) -> Tensor:
     """``[N]`` number of the tree that each leaf belongs to."""
-    out: Tensor = tree.once("tree_of_leaf", lambda: tree.position[root_of(tree)[tree.leaf_ids]])
+
+    def make() -> Tensor:
+        number = torch.zeros_like(tree.up)
+        number[: tree.num_trees] = tree.root
+        return sweep(number, True, tree)
+
+    out: Tensor = tree.once("tree_of_leaf", make)
     return out
 
 
@@ -160,7 +166,7 @@ def flat_tree(tree: TreeIndex) -> TreeIndex:
     def make() -> TreeIndex:
         root = tree.num_leaves + tree_of_leaf(tree)
         roots = tree.num_leaves + torch.arange(tree.num_trees, device=tree.device)
-        return TreeIndex.from_parent(torch.cat([root, roots]))
+        return TreeIndex.from_parent(torch.cat([root, roots]), num_leaves=tree.num_leaves)
 
     out: TreeIndex = tree.once("flat_tree", make)
     return out

@@ -181,6 +181,7 @@ def test_learned_encodings_are_trained_and_drawn_anew():
         ("sequence", {"tree_pos": torch.ones(13)}, ValueError, "'tree_pos' to have 2 dimensions"),
         ("grid", {"pos": torch.ones(4, 2)}, ValueError, "'pos' to have one row for each of the 9"),
         ("grid", {"pos": torch.ones(9, 2).int()}, TypeError, "'pos' to hold floating-point"),
+        ("set", {"tree_kind": torch.zeros(13).long()}, ValueError, "no 'tree_kind' beside one"),
         (["set"], {}, ValueError, "'tree_kind' beside several domains, to say which is whose"),
         (
             ["set"],

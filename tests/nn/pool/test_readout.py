@@ -139,18 +139,6 @@ def test_a_flat_tree_has_the_leaves_of_each_tree_below_its_root(name):
     assert flat_tree(tree) is flat
 
 
-@pytest.mark.parametrize("readout", READOUTS)
-def test_it_compiles_to_one_graph(readout):
-    torch._dynamo.reset()
-    module = seeded(readout)
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    for name in ("forest", "two_levels"):
-        tree, x, states, mass = given(name)
-        expected = module(x, tree, states, mass=mass)
-        assert_close(compiled(x, tree, states, mass=mass), expected)
-    torch._dynamo.reset()
-
-
 def test_resetting_draws_its_scores_anew():
     module = seeded("attention")
     before = module.lin_score.weight.clone()
