@@ -180,23 +180,27 @@ def collate(data: list[Hierarchy], index: list[int]) -> Batch:
     return Batch.from_data_list([data[i] for i in index])
 
 
-def make_model(variant: str, words: int, classes: int, channels: int, layers: int) -> Any:
+def make_model(
+    variant: str, words: int, classes: int, channels: int, layers: int, positions: str | None
+) -> Any:
     """Returns the model of a variant; what it lacks of others' parameters, its MLP has more of."""
     name, _, states = variant.partition(" + ")
 
     def model(mlp_channels: int) -> Any:
         return HierarchicalTransformer(
             Ids(words), channels, classes, layers, heads=4, attention=ATTENTION[name],
-            states="mean" if states else None, num_levels=3, mlp_channels=mlp_channels,
-            dropout=0.1, domains="sequence" if ATTENTION[name] else None,
+            states="mean" if states else None, num_levels=1, mlp_channels=mlp_channels,
+            domains=positions if ATTENTION[name] else None, readout="attention",
+            attn_kwargs={"num_levels": 3},
         )  # fmt: skip
 
+    least = channels // 2
     aim = parameters(HierarchicalTransformer(
-        Ids(words), channels, classes, layers, heads=4, states="mean", num_levels=3,
-        mlp_channels=channels, domains="sequence",
+        Ids(words), channels, classes, layers, heads=4, states="mean", num_levels=1,
+        mlp_channels=least, domains=positions, readout="attention", attn_kwargs={"num_levels": 3},
     ))  # fmt: skip
-    less = aim - parameters(model(channels))
-    return model(channels + round(less / (layers * (2 * channels + 1))))
+    less = aim - parameters(model(least))
+    return model(least + round(less / (layers * (2 * channels + 1))))
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -213,8 +217,9 @@ def train(
         data, test = ([first_words(h, LONG) for h in part] for part in (data, test))
     torch.manual_seed(seed)
     model = make_model(
-        variant, corpus["words"], corpus["classes"], options["channels"], options["layers"]
-    )
+        variant, corpus["words"], corpus["classes"], options["channels"], options["layers"],
+        options["positions"],
+    )  # fmt: skip
     words = options["batch_words"]
     plan = [part for epoch in range(options["epochs"])
             for part in batches(data, words, 1000 * seed + epoch)]  # fmt: skip
@@ -354,7 +359,8 @@ def main(
     layers: int = 1,
     batch_words: int = 8000,
     rate: float = 3e-3,
-    word_dropout: float = 0.0,
+    word_dropout: float = 0.2,
+    positions: str | None = None,
     out: str | Path = FIGURE,
     record: str | Path | None = None,
     progress: bool = True,
@@ -373,6 +379,7 @@ def main(
         batch_words: words of a batch.
         rate: highest learning rate.
         word_dropout: probability of hiding a word in training.
+        positions: domain of the words' and sentences' places, such as ``'sequence'``.
         out: where the picture goes.
         record: where results go as JSON, after each run; what is there already is not run again.
         progress: show a progress bar.
@@ -390,7 +397,7 @@ def main(
     torch.set_num_threads(1)  # batches of this size gain little from more
     options = {
         "epochs": epochs, "channels": channels, "layers": layers, "batch_words": batch_words,
-        "rate": rate, "word_dropout": word_dropout,
+        "rate": rate, "word_dropout": word_dropout, "positions": positions,
     }  # fmt: skip
     corpus = load(None if data is None else Path(data), limit, test_limit, progress)
     file = None if record is None else Path(record)
@@ -436,7 +443,8 @@ if __name__ == "__main__":
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--word-dropout", type=float, default=0.0)
+    parser.add_argument("--word-dropout", type=float, default=0.2)
+    parser.add_argument("--positions", help="domain of places, such as 'sequence'")
     parser.add_argument("--out", type=Path, default=FIGURE, help="where to save the picture")
     parser.add_argument("--record", type=Path, help="JSON of the results; goes on from there")
     parser.add_argument("--fast", action="store_true", help="few texts and epochs: a first look")
