@@ -73,7 +73,10 @@ def reviews(folder: Path, part: str) -> Iterator[Text]:
 def docstrings() -> list[Text]:
     """Returns the longer docstrings of installed libraries, without the libraries' names."""
     found: dict[str, int] = {}
-    hidden = re.compile("|".join((*LIBRARIES, "scikit-learn", "pytorch", r"\bnp\b", r"\bnx\b")), re.I)
+    names = (*LIBRARIES, "scikit-learn", "pytorch", r"\bnp\b", r"\bnx\b")
+    hidden = re.compile("|".join(names), re.IGNORECASE)
+        "|".join((*LIBRARIES, "scikit-learn", "pytorch", r"\bnp\b", r"\bnx\b")), re.I
+    )
     for label, name in enumerate(LIBRARIES):
         package = importlib.import_module(name)
         for info in pkgutil.iter_modules(package.__path__, f"{name}."):
@@ -239,7 +242,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         bar.set_postfix_str(f"seed {seed}, loss {sum(losses[-50:]) / len(losses[-50:]):.3f}",
                             refresh=False)  # fmt: skip
         bar.update()
@@ -424,8 +427,10 @@ def main(
                     file.write_text(json.dumps(results, indent=1))
     torch.set_num_threads(threads)
     results = {name: results[name] for name in variants}
-    print(f"\n{table(results)}\n\n{len(corpus['train']):,} texts for training, "
-          f"{len(corpus['test']):,} for testing; {seeds} seeds, mean ± standard deviation")
+    print(
+        f"\n{table(results)}\n\n{len(corpus['train']):,} texts for training, "
+        f"{len(corpus['test']):,} for testing; {seeds} seeds, mean ± standard deviation"
+    )
     if model is not None:
         draw(results, show(corpus, model), Path(out))
         print(f"picture: {out}")
