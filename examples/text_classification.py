@@ -75,8 +75,6 @@ def docstrings() -> list[Text]:
     found: dict[str, int] = {}
     names = (*LIBRARIES, "scikit-learn", "pytorch", r"\bnp\b", r"\bnx\b")
     hidden = re.compile("|".join(names), re.IGNORECASE)
-        "|".join((*LIBRARIES, "scikit-learn", "pytorch", r"\bnp\b", r"\bnx\b")), re.I
-    )
     for label, name in enumerate(LIBRARIES):
         package = importlib.import_module(name)
         for info in pkgutil.iter_modules(package.__path__, f"{name}."):
