@@ -6,6 +6,7 @@ from .coarse_edges import CoarseEdges, coarse_edges
 from .coarse_tree import CoarseTree, coarse_tree
 from .lift import lift
 from .pool import pool
+from .sibling_rank import sibling_rank
 from .sweeps import aggregate, distribute
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "hierarchical_attention",
     "lift",
     "pool",
+    "sibling_rank",
 ]

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.nn.dense.linear import Linear
+from torch_geometric.nn.dense.linear import HeteroLinear, Linear
 
 from ...functional import attention_matrix, hierarchical_attention
 from ...functional.checks import as_tree, check_channels, check_nodes, check_rows, check_tensor
+from ...functional.options import check_integers
 from ...tree import TreeIndex
 
 QK_NORMS = (None, "layer_norm", "rms_norm")
@@ -41,6 +42,9 @@ class HierarchicalAttentionConv(torch.nn.Module):
         pos_dim: size of :obj:`tree_pos`, positions of tree nodes within their families, which a
             linear map turns into per-head embeddings :math:`\epsilon`, added to sibling logits as
             :math:`\epsilon(A) \cdot \epsilon(B)`.
+        pos_channels: size of each :math:`\epsilon`. (default: :obj:`out_channels`)
+        num_types: number of types of leaves (modalities), each with query, key and value maps of
+            its own; :obj:`leaf_type` then says of each leaf which it is. (default: one for all)
         num_levels: learn a temperature and a bias of the sibling logits for each head and each of
             the first :obj:`num_levels` levels (deeper ones share the last). Initially they change
             nothing. (default: :obj:`None`)
@@ -52,7 +56,8 @@ class HierarchicalAttentionConv(torch.nn.Module):
 
     Shapes:
         - **input:** x :math:`(N, F_{in})`, tree with :math:`N` leaves and :math:`T` nodes,
-          mass :math:`(N)`, tree_pos :math:`(T, \mathrm{pos\_dim})` by node id
+          mass :math:`(N)`, tree_pos :math:`(T, \mathrm{pos\_dim})` by node id, leaf_type
+          :math:`(N)`
         - **output:** :math:`(N, H \cdot F_{out})`, or :math:`(N, F_{out})` if not :obj:`concat`;
           with :obj:`return_attention_weights` also :math:`\theta` of shape :math:`(H, N, N)`
 
@@ -73,6 +78,8 @@ class HierarchicalAttentionConv(torch.nn.Module):
         self_loop: bool = True,
         qk_norm: str | None = None,
         pos_dim: int | None = None,
+        pos_channels: int | None = None,
+        num_types: int | None = None,
         num_levels: int | None = None,
         dropout: float = 0.0,
         bias: bool = True,
@@ -87,8 +94,13 @@ class HierarchicalAttentionConv(torch.nn.Module):
                 raise ValueError(f"Expected '{name}' to be positive (got {value})")
         if not 0.0 <= dropout <= 1.0:
             raise ValueError(f"Expected 'dropout' to be in [0, 1] (got {dropout})")
-        if num_levels is not None and num_levels < 1:
-            raise ValueError(f"Expected 'num_levels' to be positive (got {num_levels})")
+        for name, option in (
+            ("num_levels", num_levels),
+            ("num_types", num_types),
+            ("pos_channels", pos_channels),
+        ):
+            if option is not None and option < 1:
+                raise ValueError(f"Expected '{name}' to be positive (got {option})")
 
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -97,17 +109,23 @@ class HierarchicalAttentionConv(torch.nn.Module):
         self.self_loop = self_loop
         self.qk_norm = qk_norm
         self.pos_dim = pos_dim
+        self.pos_channels = out_channels if pos_channels is None else pos_channels
+        self.num_types = num_types
         self.num_levels = num_levels
         self.dropout = dropout
         self.residual = residual
         self.backend = backend
 
         width = heads * out_channels
-        self.lin_query = Linear(in_channels, width)
-        self.lin_key = Linear(in_channels, width)
-        self.lin_value = Linear(in_channels, width)
+        self.lin_query, self.lin_key, self.lin_value = (
+            Linear(in_channels, width)
+            if num_types is None
+            else HeteroLinear(in_channels, width, num_types)
+            for _ in range(3)
+        )
         self.norm_query, self.norm_key = (self._norm() for _ in range(2))
-        self.lin_pos = None if pos_dim is None else Linear(pos_dim, width, bias=False)
+        wide = heads * self.pos_channels
+        self.lin_pos = None if pos_dim is None else Linear(pos_dim, wide, bias=False)
         if num_levels is None:
             self.register_parameter("level_temperature", None)
             self.register_parameter("level_bias", None)
@@ -148,6 +166,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
         *,
         mass: Tensor | None = None,
         tree_pos: Tensor | None = None,
+        leaf_type: Tensor | None = None,
         return_attention_weights: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         r"""Run the layer.
@@ -158,6 +177,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
                 vector (indexed anew at each call).
             mass: weight of each leaf; 0 marks padding.
             tree_pos: position of each tree node within its family, if :obj:`pos_dim` is set.
+            leaf_type: number of the type of each leaf, if :obj:`num_types` is set.
             return_attention_weights: also return the dense :math:`\theta`, without dropout.
         """
         tree = as_tree(tree, x)
@@ -166,11 +186,12 @@ class HierarchicalAttentionConv(torch.nn.Module):
         check_channels(x, "x", self.in_channels)
 
         shape = (-1, self.heads, self.out_channels)
-        q, k = self.lin_query(x).view(shape), self.lin_key(x).view(shape)
+        types = self._types(leaf_type, x)
+        q, k = self.lin_query(x, *types).view(shape), self.lin_key(x, *types).view(shape)
         if self.qk_norm == "rms_norm":  # in the gain's precision, as autocast does for layer norm
             q, k = q.to(self.norm_query.weight.dtype), k.to(self.norm_key.weight.dtype)
         q, k = self.norm_query(q), self.norm_key(k)
-        v = self.lin_value(x).view(shape)
+        v = self.lin_value(x, *types).view(shape)
         options: dict[str, Any] = {"mass": mass, "self_loop": self.self_loop}
         options.update(self._positions(tree_pos, tree))
         if self.level_temperature is not None:
@@ -205,8 +226,30 @@ class HierarchicalAttentionConv(torch.nn.Module):
             raise ValueError(
                 f"Expected 'tree_pos' to have {self.pos_dim} columns (got {tree_pos.shape[1]})"
             )
-        pos = self.lin_pos(tree_pos).view(-1, self.heads, self.out_channels)
+        pos = self.lin_pos(tree_pos).view(-1, self.heads, self.pos_channels)
         return {"pos_q": pos, "pos_k": pos}
+
+    def _types(self, leaf_type: Tensor | None, x: Tensor) -> tuple[Tensor, ...]:
+        if self.num_types is None:
+            if leaf_type is not None:
+                raise ValueError("Expected no 'leaf_type' in a layer whose 'num_types' is None")
+            return ()
+        if leaf_type is None or leaf_type.shape != x.shape[:1]:
+            got = None if leaf_type is None else list(leaf_type.shape)
+            raise ValueError(
+                f"Expected 'leaf_type' to have one entry for each of the {x.shape[0]} leaves "
+                f"(got {got})"
+            )
+        check_integers(leaf_type, "leaf_type")
+        if not torch.compiler.is_compiling():
+            outside = (leaf_type < 0) | (leaf_type >= self.num_types)
+            if outside.any():
+                leaf = int(outside.nonzero()[0])
+                raise ValueError(
+                    f"Expected 'leaf_type' to hold types in [0, {self.num_types - 1}] "
+                    f"(got leaf_type[{leaf}] = {int(leaf_type[leaf])})"
+                )
+        return (leaf_type,)
 
     def __repr__(self) -> str:
         return (

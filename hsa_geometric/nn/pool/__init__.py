@@ -2,5 +2,6 @@
 
 from .hierarchy_pooling import HierarchyPooling
 from .hierarchy_unpooling import HierarchyUnpooling
+from .readout import HierarchyReadout
 
-__all__ = ["HierarchyPooling", "HierarchyUnpooling"]
+__all__ = ["HierarchyPooling", "HierarchyReadout", "HierarchyUnpooling"]
