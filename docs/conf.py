@@ -31,7 +31,10 @@ napoleon_custom_sections = ["Shapes"]
 napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r"(?!hsa_geometric\.).*")]
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!hsa_geometric\.).*"),  # other packages, and words that are no names
+    (r"py:.*", r"hsa_geometric\.(.*\.)?(_.*|[A-Z])"),  # private modules, type variables
+]
 
 myst_enable_extensions = ["html_image"]
 myst_heading_anchors = 3

@@ -18,6 +18,8 @@ from typing import Any
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 PACKAGE = "hsa_geometric"
+MODULES = (f"{PACKAGE}.graphgym",)  # beside its subpackages
+INTERNAL = ("kernels", "native")
 
 # Of each file its page, and what leads elsewhere from there.
 FILES = {
@@ -36,54 +38,46 @@ SOURCES = "## From your data to a hierarchy"
 
 
 def public_modules() -> list[ModuleType]:
-    """The package, and each module right below it that says what is public there."""
+    """Each module that says what is public there, in the order in which a name finds its page: what
+    lies right below the package, the package itself, and what lies deeper.
+    """
     package = importlib.import_module(PACKAGE)
-    names = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
-    modules = [importlib.import_module(f"{PACKAGE}.{name}") for name in names if name in PUBLIC]
-    return [package, *modules]
-
-
-PUBLIC = (
-    "builders",
-    "data",
-    "functional",
-    "graphgym",
-    "interactions",
-    "nn",
-    "report",
-    "surgery",
-    "testing",
-    "transforms",
-)
+    walk = pkgutil.walk_packages(package.__path__, f"{PACKAGE}.")
+    found = sorted(info.name for info in walk if info.ispkg and "._" not in info.name)
+    found = [name for name in found if name.split(".")[1] not in INTERNAL] + list(MODULES)
+    near = [name for name in found if name.count(".") == 1]
+    names = [*near, PACKAGE, *(name for name in found if name not in near)]
+    return [importlib.import_module(name) for name in names]
 
 
 def public_names() -> dict[str, list[str]]:
-    """Of each public module the names that have a page there, in the order of its ``__all__``.
-
-    A name of the package itself that is a module, or stands in ``builders`` as well, has none.
-    """
-    names = {}
-    modules = public_modules()
-    builders = next(module for module in modules if module.__name__.endswith(".builders"))
-    for module in modules:
-        names[module.__name__] = [
-            name
-            for name in module.__all__
-            if not inspect.ismodule(getattr(module, name))
-            and (module is not modules[0] or name not in builders.__all__)
-        ]
+    """Of each public module the names that have their page there; each object has one page."""
+    names: dict[str, list[str]] = {}
+    seen: list[Any] = []
+    for module in public_modules():
+        own = [name for name in module.__all__ if not inspect.ismodule(getattr(module, name))]
+        own = [name for name in own if not any(getattr(module, name) is x for x in seen)]
+        seen += [getattr(module, name) for name in own]
+        if own:
+            names[module.__name__] = own
     return names
 
 
 def reference() -> dict[str, str]:
     """Text of each page of the reference."""
-    pages = {}
-    for name, public in public_names().items():
+    pages, names = {}, public_names()
+    for name, own in names.items():
         lines = [name, "=" * len(name), "", f".. automodule:: {name}", "   :no-members:", ""]
         lines += [f".. currentmodule:: {name}", "", ".. autosummary::", "   :toctree: names", ""]
-        lines += [f"   {item}" for item in public]
+        lines += [f"   {item}" for item in own]
+        if name == PACKAGE:
+            module = importlib.import_module(name)
+            others = [x for x in module.__all__ if x not in own]
+            others = [x for x in others if not inspect.ismodule(getattr(module, x))]
+            lines += ["", "From its modules, here as well:", "", ".. autosummary::", ""]
+            lines += [f"   {item}" for item in others]
         pages[f"reference/{name}.rst"] = "\n".join(lines) + "\n"
-    listed = [f"   {name}" for name in public_names()]
+    listed = [f"   {name}" for name in sorted(names)]
     pages["reference/index.rst"] = "\n".join(
         ["Reference", "=========", "", "Every public name.", "", ".. toctree::", "", *listed, ""]
     )
@@ -141,6 +135,10 @@ def project() -> dict[str, str]:
             "you had; more data of the leaves goes in by keyword (`x=`, `pos=`, `mass=`, …).",
             *("", *table, ""),
         ]
+    )
+    listed = ["sources", *(Path(page).stem for page in FILES.values())]
+    pages["project/index.md"] = "\n".join(
+        ["# The project", "", "```{toctree}", *listed, "```", ""]
     )
     for page in pages:
         for link, other in LINKS.items():
