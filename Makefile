@@ -38,7 +38,7 @@ lint: $(VENV)/test-$(TORCH)
 # The site in docs/_build/html, anew; warnings are errors, and every link and picture is looked for.
 docs: $(VENV)/docs-$(TORCH)
 	rm -rf docs/_build docs/reference docs/gallery docs/project
-	$(BIN)/python -m sphinx -W --keep-going -q -j auto docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
 	$(BIN)/python docs/check.py docs/_build/html
 
 # Random trees against the oracle; TREES of them from SEED on.

@@ -1,6 +1,6 @@
-"""``python docs/check.py docs/_build/html`` checks the built site: every link within it leads to a page
-and a place that are there, every picture is there and has a text, nothing is loaded from elsewhere,
-and every public name has its entry.
+"""``python docs/check.py docs/_build/html`` checks the built site: every link within it leads to a
+page and a place that are there, every picture is there and has a text, nothing is loaded from
+elsewhere, and every public name has its entry.
 """
 
 import sys
@@ -55,11 +55,11 @@ def problems(folder: Path) -> list[str]:
                     found.append(f"{name}: loads {link} from elsewhere")
                 continue
             target = path if not where.path else (path.parent / unquote(where.path)).resolve()
+            known = pages[target].ids if target in pages else {where.fragment}
             if not target.is_file():
                 found.append(f"{name}: {link} is not there")
-            elif where.fragment and target in pages:
-                if unquote(where.fragment) not in pages[target].ids:
-                    found.append(f"{name}: {link} leads to no place of that page")
+            elif where.fragment and not {where.fragment, unquote(where.fragment)} & known:
+                found.append(f"{name}: {link} leads to no place of that page")
         found += [f"{name}: picture {picture} has no text" for picture in page.no_text]
     return found
 

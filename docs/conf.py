@@ -12,13 +12,13 @@ project = "hsa_geometric"
 author = "the hsa_geometric developers"
 copyright = author
 extensions = [
-    "pages",  # writes the reference, the gallery and the pages taken from the repository
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
     "sphinx-mathjax-offline",
     "myst_parser",
+    "pages",  # writes the reference, the gallery and the pages taken from the repository
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]

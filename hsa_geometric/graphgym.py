@@ -33,9 +33,9 @@ class GraphGymAttention(torch.nn.Module):
     """:class:`~hsa_geometric.nn.HierarchicalAttentionConv` as a layer of `GraphGym
     <https://arxiv.org/abs/2011.08843>`_: from a batch of hierarchies to the same batch.
 
-    Its options are the group ``hierarchical_attention`` of GraphGym's ``cfg``: ``heads``, which share
-    the channels of the layer's output; ``qk_norm``, empty for none; ``num_levels``, 0 for none;
-    ``self_loop``; and ``dropout`` of attention weights. Masses of leaves are taken along.
+    Its options are the group ``hierarchical_attention`` of GraphGym's ``cfg``: ``heads``, which
+    share the channels of the layer's output; ``qk_norm``, empty for none; ``num_levels``, 0 for
+    none; ``self_loop``; and ``dropout`` of attention weights. Masses of leaves are taken along.
 
     Args:
         layer_config: GraphGym's, of which ``dim_in``, ``dim_out`` and ``has_bias`` are used.
@@ -76,7 +76,8 @@ class GraphGymAttention(torch.nn.Module):
         """Run the layer on a hierarchy or a batch of them, whose :obj:`x` is replaced."""
         if not hasattr(batch, "tree"):
             raise TypeError(
-                f"Expected 'batch' to be a Hierarchy, made by a builder (got {type(batch).__name__})"
+                "Expected 'batch' to be a Hierarchy, made by a builder "
+                f"(got {type(batch).__name__})"
             )
         batch.x = self.model(batch.x, batch.tree, mass=getattr(batch, "mass", None))
         return batch

@@ -62,7 +62,7 @@ def test_a_model_of_graphgym_trains_with_it(config):
     config.merge_from_list(
         ["gnn.layer_type", NAME, "gnn.dim_inner", 8, "dataset.task", "graph", "share.dim_in", 4]
     )
-    config.merge_from_list(["share.dim_out", 1, "share.num_splits", 1])
+    config.merge_from_list(["share.dim_out", 1, "share.num_splits", 1, "gnn.head", "graph"])
     model = create_model(to_device=False)
     batch = Batch.from_data_list([sample(5, 0.0), sample(9, 1.0)])
     prediction, truth = model(batch)

@@ -1,4 +1,4 @@
-"""Pages that are written before Sphinx reads any: what they show stands elsewhere in the repository.
+"""Pages that are written before Sphinx reads any: what they show stands elsewhere.
 
 =============  ====================================================================================
 ``reference``  a page for each public module, and through autosummary one for each public name
@@ -11,9 +11,12 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from sphinx.pycode import ModuleAnalyzer
 
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
@@ -131,15 +134,13 @@ def project() -> dict[str, str]:
         [
             f"# {SOURCES.strip('# ')}",
             "",
-            "All functions of this table are in `hsa_geometric`. Leaf `i` is always row `i` of what "
-            "you had; more data of the leaves goes in by keyword (`x=`, `pos=`, `mass=`, …).",
+            "All functions of this table are in `hsa_geometric`. Leaf `i` is always row `i` of",
+            "what you had; more data of the leaves goes in by keyword (`x=`, `pos=`, `mass=`, …).",
             *("", *table, ""),
         ]
     )
     listed = ["sources", *(Path(page).stem for page in FILES.values())]
-    pages["project/index.md"] = "\n".join(
-        ["# The project", "", "```{toctree}", *listed, "```", ""]
-    )
+    pages["project/index.md"] = "\n".join(["# The project", "", "```{toctree}", *listed, "```", ""])
     for page in pages:
         for link, other in LINKS.items():
             pages[page] = pages[page].replace(link, other)
@@ -183,8 +184,22 @@ def _object(target: str) -> Any:
         return None
 
 
+def doc_of_data(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """A value that is no class or function has the text below it, where it is defined."""
+    if what != "data":
+        return
+    lines[:] = [""]
+    package, _, own = name.rpartition(".")
+    for module in [x for x in sys.modules if x.startswith(package)]:
+        if getattr(sys.modules[module], own, None) is value:
+            texts = ModuleAnalyzer.for_module(module).find_attr_docs()
+            if ("", own) in texts:
+                lines[:] = texts["", own]
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("config-inited", write)
     app.connect("missing-reference", same_object)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect("autodoc-process-docstring", doc_of_data)
+    return {"parallel_read_safe": True}

@@ -1,6 +1,6 @@
 """Draws a tree, softmax attention and hierarchical attention over its leaves.
 
-``python docs/figures/blocks.py`` writes ``docs/figures/blocks.png`` and prints how many weights differ.
+``python docs/figures/blocks.py`` writes the picture and prints the number of weights.
 """
 
 from pathlib import Path
