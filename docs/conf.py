@@ -46,6 +46,7 @@ html_css_files = ["site.css"]
 html_sidebars = {"index": []}
 html_show_sourcelink = False
 html_copy_source = False
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "navigation_with_keys": False,
     "show_toc_level": 2,

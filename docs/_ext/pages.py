@@ -16,8 +16,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sphinx.pycode import ModuleAnalyzer
-
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 PACKAGE = "hsa_geometric"
@@ -94,11 +92,8 @@ def gallery() -> dict[str, str]:
         name = path.stem
         about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         title = name.replace("_", " ").capitalize()
-        pictures = sorted((ROOT / "examples" / "figures").glob(f"{name}*.png"))
-        figures = [
-            f".. image:: ../../examples/figures/{picture.name}\n   :alt: {title}\n"
-            for picture in pictures
-        ]
+        pictures = pictures_of(name)
+        figures = [f".. image:: ../../{picture}\n   :alt: {title}\n" for picture in pictures]
         pages[f"gallery/{name}.rst"] = "\n".join(
             [
                 *(title, "=" * len(title), "", about, "", *figures),
@@ -108,7 +103,7 @@ def gallery() -> dict[str, str]:
         shown += [f":doc:`{name}`: {about.split(chr(10) * 2)[0].replace(chr(10), ' ')}", ""]
         if pictures:
             shown += [
-                f".. image:: ../../examples/figures/{pictures[-1].name}",
+                f".. image:: ../../{pictures[0]}",
                 f"   :alt: {title}\n   :target: {name}.html\n   :width: 480px\n",
             ]
     listed = [f"   {Path(page).stem}" for page in pages]
@@ -121,6 +116,19 @@ def gallery() -> dict[str, str]:
         ]
     )
     return pages
+
+
+def pictures_of(name: str) -> list[str]:
+    """Pictures of an example: ``<name>.png``, those whose name goes on and is no other example's,
+    and what lies in a folder of its name.
+    """
+    folder = ROOT / "examples" / "figures"
+    others = [path.stem for path in (ROOT / "examples").glob("*.py") if len(path.stem) > len(name)]
+    found = [
+        path for path in folder.glob(f"{name}*.png") if not path.stem.startswith(tuple(others))
+    ]
+    found += (folder / name).glob("*.png")
+    return [path.relative_to(ROOT).as_posix() for path in sorted(found)]
 
 
 def project() -> dict[str, str]:
@@ -186,6 +194,8 @@ def _object(target: str) -> Any:
 
 def doc_of_data(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """A value that is no class or function has the text below it, where it is defined."""
+    from sphinx.pycode import ModuleAnalyzer
+
     if what != "data":
         return
     lines[:] = [""]
