@@ -10,9 +10,8 @@ from helpers import EXAMPLES, load_module
 import hsa_geometric
 
 DOCS = EXAMPLES.parent / "docs"
-PUBLIC = (
-    "hsa_geometric builders data functional nn report surgery transforms testing graphgym".split()
-)
+PUBLIC = {"hsa_geometric", "builders", "data", "functional", "nn", "report", "surgery"}
+PUBLIC |= {"transforms", "testing", "graphgym", "interactions"}
 check = load_module(DOCS / "check.py")
 
 
