@@ -110,10 +110,8 @@ class InnerStates(torch.nn.Module):
                 f"(got {list(states.shape)})"
             )
         below = self._up(x, inner, mass).to(x.dtype)
-        if states is None:
-            states = torch.zeros_like(below)
-        else:  # by level, so that each level is a slice
-            states = states.index_select(0, inner.rank)
+        old = torch.zeros_like(below) if states is None else states
+        states = old.index_select(0, inner.rank)  # by level, so that each level is a slice
 
         both = torch.cat([below, states.to(x.dtype)], dim=1)
         new, gate = self._by_level(self.lin_up, both, inner).chunk(2, dim=1)
@@ -128,7 +126,7 @@ class InnerStates(torch.nn.Module):
             x = x.masked_fill((mass == 0)[:, None], 0.0)  # whatever padding holds
         rows = x.to(accumulator(x.dtype))
         if self.lin_score is None and mass is None:
-            return inner.up(rows) / inner.count[:, None]
+            return inner.up(rows) / inner.leaves[:, None]
         weight = rows.new_ones(x.shape[0], 1) if mass is None else mass.to(rows.dtype)[:, None]
         if self.lin_score is not None:
             # Bounded, so that no sum of exponentials underflows where another one does not.

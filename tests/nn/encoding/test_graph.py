@@ -99,9 +99,9 @@ def test_what_it_refuses_is_named():
     tree = TreeIndex.from_parent(star(3))
     with pytest.raises(ValueError, match="'tree_pos' or 'edge_index' for the domain 'graph'"):
         GraphEncoding()(Where(tree))
-    with pytest.raises(ValueError, match=r"node ids in \[0, 2\] .got edge 0 between 0 and 3."):
+    with pytest.raises(ValueError, match=r"node ids in \[0, 2\] \(got edge 0 between 0 and 3\)"):
         GraphEncoding()(Where(tree, edge_index=torch.tensor([[0], [3]])))
-    with pytest.raises(TypeError, match="'edge_index' to hold integers .got torch.float32."):
+    with pytest.raises(TypeError, match=r"'edge_index' to hold integers \(got torch.float32\)"):
         GraphEncoding()(Where(tree, edge_index=torch.ones(2, 1)))
-    with pytest.raises(ValueError, match="'out_channels' to be at least 1 .got 0."):
+    with pytest.raises(ValueError, match=r"'out_channels' to be at least 1 \(got 0\)"):
         GraphEncoding(0)
