@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.dense.linear import HeteroLinear, Linear
 
-from ...functional import attention_matrix, hierarchical_attention
+from ...functional import attention_matrix, entmax_attention, hierarchical_attention
 from ...functional.checks import as_tree, check_channels, check_nodes, check_rows, check_tensor
-from ...functional.options import check_integers
+from ...functional.options import check_choice, check_integers
+from ...kernels.call import accumulator
 from ...tree import TreeIndex
 
+ATTENTIONS = ("softmax", "entmax15")
 QK_NORMS = (None, "layer_norm", "rms_norm")
 
 
@@ -35,6 +37,8 @@ class HierarchicalAttentionConv(torch.nn.Module):
         out_channels: size of each head's output sample.
         heads: number of heads. (default: :obj:`1`)
         concat: concatenate the heads; otherwise average them. (default: :obj:`True`)
+        attention: ``'softmax'``, or ``'entmax15'`` within families, whose weights may be exactly 0;
+            see :func:`~hsa_geometric.functional.entmax_attention`. (default: ``'softmax'``)
         self_loop: whether a leaf attends to itself; the paper leaves it out.
         qk_norm: normalise each head's queries and keys: ``None``, ``'layer_norm'`` (without affine
             map, which makes the dot product equal to the paper's distance form up to a constant)
@@ -52,7 +56,8 @@ class HierarchicalAttentionConv(torch.nn.Module):
         bias: whether to learn an additive bias.
         residual: add a learned linear map of the input, which TransformerConv calls
             ``root_weight``. (default: :obj:`False`)
-        backend: see :func:`~hsa_geometric.functional.hierarchical_attention`.
+        backend: see :func:`~hsa_geometric.functional.hierarchical_attention`; only plain tensor
+            code, ``'auto'`` or ``'scatter'``, has ``'entmax15'``.
 
     Shapes:
         - **input:** x :math:`(N, F_{in})`, tree with :math:`N` leaves and :math:`T` nodes,
@@ -75,6 +80,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
         heads: int = 1,
         concat: bool = True,
         *,
+        attention: str = "softmax",
         self_loop: bool = True,
         qk_norm: str | None = None,
         pos_dim: int | None = None,
@@ -87,6 +93,12 @@ class HierarchicalAttentionConv(torch.nn.Module):
         backend: str = "auto",
     ):
         super().__init__()
+        check_choice(attention, "attention", ATTENTIONS)
+        if attention == "entmax15" and backend not in ("auto", "scatter"):
+            raise ValueError(
+                f"Expected 'backend' to be 'auto' or 'scatter' with attention='entmax15', which is "
+                f"plain tensor code (got {backend!r})"
+            )
         if qk_norm not in QK_NORMS:
             raise ValueError(f"Expected 'qk_norm' to be one of {list(QK_NORMS)} (got '{qk_norm}')")
         for name, value in (("out_channels", out_channels), ("heads", heads)):
@@ -106,6 +118,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
         self.out_channels = out_channels
         self.heads = heads
         self.concat = concat
+        self.attention = attention
         self.self_loop = self_loop
         self.qk_norm = qk_norm
         self.pos_dim = pos_dim
@@ -199,19 +212,30 @@ class HierarchicalAttentionConv(torch.nn.Module):
             options["temperature"] = self.level_temperature[level]
             options["bias"] = self.level_bias[level]
 
-        out = hierarchical_attention(
-            q, k, v, tree, dropout_p=self.dropout, training=self.training, backend=self.backend,
-            **options,
-        )  # fmt: skip
-        assert isinstance(out, Tensor)
+        out = self._attend(q, k, v, tree, dropout_p=self.dropout, training=self.training, **options)
         out = out.flatten(1) if self.concat else out.mean(1)
         if self.lin_residual is not None:
             out = out + self.lin_residual(x)
         if self.bias is not None:
             out = out + self.bias
         if return_attention_weights:
-            return out, attention_matrix(q, k, tree, **options)
+            return out, self._matrix(q, k, tree, options)
         return out
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, **options: Any) -> Tensor:
+        if self.attention == "entmax15":
+            out = entmax_attention(q, k, v, tree, **options)
+        else:
+            out = hierarchical_attention(q, k, v, tree, backend=self.backend, **options)
+        assert isinstance(out, Tensor)
+        return out
+
+    def _matrix(self, q: Tensor, k: Tensor, tree: TreeIndex, options: dict[str, Any]) -> Tensor:
+        if self.attention == "softmax":
+            return attention_matrix(q, k, tree, **options)
+        one = torch.eye(q.shape[0], dtype=accumulator(q.dtype), device=q.device)
+        each = one.unsqueeze(1).expand(-1, self.heads, -1)
+        return self._attend(q, k, each, tree, **options).transpose(0, 1)
 
     def _positions(self, tree_pos: Tensor | None, tree: TreeIndex) -> dict[str, Tensor]:
         if self.lin_pos is None:
