@@ -37,8 +37,9 @@ def entmax_attention(
     and its siblings:
 
     .. math::
-        p_A = \arg\max_p \, \langle p, z_A \rangle + \tfrac43 \Big( 1 - \sum_j p_j^{3/2} \Big),
-        \qquad z_A = \big( f_A, \log|B| + s_{AB}, \dots \big), \qquad
+        p_A = \arg\max_p \langle p, z_A \rangle +
+        \tfrac43 \Big( 1 - \sum_j p_j^{3/2} \Big), \qquad
+        z_A = \big( f_A, \log|B| + s_{AB}, \dots \big), \qquad
         f_C = \sum_{A \in \mathrm{chd}(C)} \frac{|A|}{|C|} Z_A
 
     where :math:`Z_A` is the maximum. Each block of leaves below a node :math:`A` gets, of what
@@ -46,8 +47,8 @@ def entmax_attention(
     itself, so rows sum to one; many blocks get exactly 0. With the entropy in place of the
     last term it is :func:`hierarchical_attention`. A star tree gives 1.5-entmax attention.
 
-    Masses enter as :math:`\log|B|` and as weights of means, but, unlike with softmax, a leaf of mass
-    2 is not two leaves, and the matrix is not the nearest to a flat one.
+    Masses enter as :math:`\log|B|` and as weights of means, but, unlike with softmax, a leaf of
+    mass 2 is not two leaves, and the matrix is not the nearest to a flat one.
 
     Args:
         q, k, v, tree, scale, pos_q, pos_k, mass, temperature, bias, self_loop, dropout_p, training,

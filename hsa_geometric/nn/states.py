@@ -11,6 +11,7 @@ from ..functional.options import check_choice
 from ..kernels.call import accumulator
 from ..tree import TreeIndex
 from ._inner import InnerNodes, inner_nodes
+from ._typed import sorted_linear
 
 
 class InnerStates(torch.nn.Module):
@@ -142,8 +143,7 @@ class InnerStates(torch.nn.Module):
         """Each level's linear map of rows that are sorted by level."""
         last = self.num_levels - 1
         sizes = [*inner.sizes[:last], sum(inner.sizes[last:])]
-        parts = zip(x.split(sizes), lin.weight, lin.bias, strict=False)
-        return torch.cat([torch.nn.functional.linear(x, w.t(), b) for x, w, b in parts])
+        return sorted_linear(lin, x, sizes)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.channels}, num_levels={self.num_levels})"

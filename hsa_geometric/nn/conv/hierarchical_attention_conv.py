@@ -13,6 +13,7 @@ from ...functional.checks import as_tree, check_channels, check_nodes, check_row
 from ...functional.options import check_choice, check_integers
 from ...kernels.call import accumulator
 from ...tree import TreeIndex
+from .._typed import typed_linear
 
 ATTENTIONS = ("softmax", "entmax15")
 QK_NORMS = (None, "layer_norm", "rms_norm")
@@ -48,7 +49,8 @@ class HierarchicalAttentionConv(torch.nn.Module):
             :math:`\epsilon(A) \cdot \epsilon(B)`.
         pos_channels: size of each :math:`\epsilon`. (default: :obj:`out_channels`)
         num_types: number of types of leaves (modalities), each with query, key and value maps of
-            its own; :obj:`leaf_type` then says of each leaf which it is. (default: one for all)
+            its own; :obj:`leaf_type` then says of each leaf which it is. How many leaves a type
+            has depends on data, so ``torch.compile`` breaks its graph there. (default: one for all)
         num_levels: learn a temperature and a bias of the sibling logits for each head and each of
             the first :obj:`num_levels` levels (deeper ones share the last). Initially they change
             nothing. (default: :obj:`None`)
@@ -199,12 +201,10 @@ class HierarchicalAttentionConv(torch.nn.Module):
         check_channels(x, "x", self.in_channels)
 
         shape = (-1, self.heads, self.out_channels)
-        types = self._types(leaf_type, x)
-        q, k = self.lin_query(x, *types).view(shape), self.lin_key(x, *types).view(shape)
+        q, k, v = (rows.view(shape) for rows in self._project(x, leaf_type))
         if self.qk_norm == "rms_norm":  # in the gain's precision, as autocast does for layer norm
             q, k = q.to(self.norm_query.weight.dtype), k.to(self.norm_key.weight.dtype)
         q, k = self.norm_query(q), self.norm_key(k)
-        v = self.lin_value(x, *types).view(shape)
         options: dict[str, Any] = {"mass": mass, "self_loop": self.self_loop}
         options.update(self._positions(tree_pos, tree))
         if self.level_temperature is not None:
@@ -253,11 +253,16 @@ class HierarchicalAttentionConv(torch.nn.Module):
         pos = self.lin_pos(tree_pos).view(-1, self.heads, self.pos_channels)
         return {"pos_q": pos, "pos_k": pos}
 
-    def _types(self, leaf_type: Tensor | None, x: Tensor) -> tuple[Tensor, ...]:
+    def _project(self, x: Tensor, leaf_type: Tensor | None) -> list[Tensor]:
+        lins = [self.lin_query, self.lin_key, self.lin_value]
+        types = self._types(leaf_type, x)
+        return [lin(x) for lin in lins] if types is None else typed_linear(lins, x, types)
+
+    def _types(self, leaf_type: Tensor | None, x: Tensor) -> Tensor | None:
         if self.num_types is None:
             if leaf_type is not None:
                 raise ValueError("Expected no 'leaf_type' in a layer whose 'num_types' is None")
-            return ()
+            return None
         if leaf_type is None or leaf_type.shape != x.shape[:1]:
             got = None if leaf_type is None else list(leaf_type.shape)
             raise ValueError(
@@ -273,7 +278,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
                     f"Expected 'leaf_type' to hold types in [0, {self.num_types - 1}] "
                     f"(got leaf_type[{leaf}] = {int(leaf_type[leaf])})"
                 )
-        return (leaf_type,)
+        return leaf_type
 
     def __repr__(self) -> str:
         return (
