@@ -19,8 +19,10 @@ with ``--data aclImdb`` on the folder of the `Large Movie Review Dataset
 
 import argparse
 import collections
+import copy
 import importlib
 import inspect
+import itertools
 import json
 import math
 import pkgutil
@@ -75,30 +77,31 @@ def docstrings() -> list[Text]:
     found: dict[str, int] = {}
     names = (*LIBRARIES, "scikit-learn", "pytorch", r"\bnp\b", r"\bnx\b")
     hidden = re.compile("|".join(names), re.IGNORECASE)
-        "|".join((*LIBRARIES, "scikit-learn", "pytorch", r"\bnp\b", r"\bnx\b")), re.I
-    )
-    for label, name in enumerate(LIBRARIES):
-        package = importlib.import_module(name)
-        for info in pkgutil.iter_modules(package.__path__, f"{name}."):
-            if ".test" in info.name or "._" in info.name:
-                continue
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    module = importlib.import_module(info.name)
-            except Exception:  # parts of libraries that need more than is installed
-                continue
-            for _, thing in inspect.getmembers(module):
-                if not (getattr(thing, "__module__", "") or "").startswith(name):
-                    continue
-                things = [thing]
-                if inspect.isclass(thing):
-                    things += [value for _, value in inspect.getmembers(thing, callable)]
-                for one in things:
-                    text = inspect.getdoc(one) or ""
-                    if len(text) > 400:
-                        found.setdefault(hidden.sub("", text), label)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for label, name in enumerate(LIBRARIES):
+            for thing in members(name):
+                text = inspect.getdoc(thing) or ""
+                if len(text) > 400:
+                    found.setdefault(hidden.sub("", text), label)
     return sorted(found.items())
+
+
+def members(library: str) -> Iterator[Any]:
+    """Yields the public functions and classes of a library, and the methods of these."""
+    package = importlib.import_module(library)
+    for info in pkgutil.iter_modules(package.__path__, f"{library}."):
+        if ".test" in info.name or "._" in info.name:
+            continue
+        try:
+            module = importlib.import_module(info.name)
+        except Exception:  # parts that need more than is installed
+            continue
+        for _, thing in inspect.getmembers(module):
+            if (getattr(thing, "__module__", "") or "").startswith(library):
+                yield thing
+                if inspect.isclass(thing):
+                    yield from (value for _, value in inspect.getmembers(thing, callable))
 
 
 class Vocabulary:
@@ -211,27 +214,45 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if "lin_in" not in name)
 
 
+@torch.no_grad()
+def right(model: Any, data: list[Hierarchy], words: int) -> Tensor:
+    """Returns 1 for each text whose class the model tells, else 0."""
+    model.eval()
+    out = torch.empty(len(data))
+    for index in batches(data, 4 * words, None):
+        batch = collate(data, index)
+        out[index] = (model(batch.x, batch.tree).argmax(1) == batch.y).float()
+    model.train()
+    return out
+
+
 def train(
     corpus: dict[str, Any], variant: str, seed: int, options: dict[str, Any], bar: Any
 ) -> dict[str, Any]:
-    """Trains one model; returns its accuracy on all test texts and on the long ones."""
+    """Trains one model; returns its accuracy on all test texts and on the long ones, as of the
+    epoch that is best on a tenth of the training texts, which is held out.
+    """
     data, test = corpus["train"], corpus["test"]
     if "512" in variant:
         data, test = ([first_words(h, LONG) for h in part] for part in (data, test))
+    held_out = max(len(data) // 10, 1)  # to choose the epoch by
+    data, validation = data[held_out:], data[:held_out]
     torch.manual_seed(seed)
     model = make_model(
         variant, corpus["words"], corpus["classes"], options["channels"], options["layers"],
         options["positions"],
     )  # fmt: skip
     words = options["batch_words"]
-    plan = [part for epoch in range(options["epochs"])
-            for part in batches(data, words, 1000 * seed + epoch)]  # fmt: skip
+    epochs = [batches(data, words, 1000 * seed + epoch) for epoch in range(options["epochs"])]
+    plan = [part for epoch in epochs for part in epoch]
+    ends = set(itertools.accumulate(map(len, epochs)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=options["rate"], weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, options["rate"], total_steps=len(plan), pct_start=0.1
     )
+    best, best_state = -1.0, model.state_dict()
     start, losses = time.perf_counter(), []
-    for index in plan:
+    for step, index in enumerate(plan):
         batch = collate(data, index)
         x = batch.x
         if options["word_dropout"]:
@@ -246,17 +267,17 @@ def train(
         bar.set_postfix_str(f"seed {seed}, loss {sum(losses[-50:]) / len(losses[-50:]):.3f}",
                             refresh=False)  # fmt: skip
         bar.update()
+        if step + 1 in ends:
+            accuracy = float(right(model, validation, words).mean())
+            if accuracy > best:
+                best, best_state = accuracy, copy.deepcopy(model.state_dict())
     seconds = time.perf_counter() - start
-    model.eval()
-    right = torch.empty(len(test))
-    with torch.no_grad():
-        for index in batches(test, 4 * words, None):
-            batch = collate(test, index)
-            right[index] = (model(batch.x, batch.tree).argmax(1) == batch.y).float()
+    model.load_state_dict(best_state)
+    correct = right(model, test, words)
     long = torch.tensor([h.num_nodes > LONG for h in corpus["test"]])
     return {
-        "accuracy": float(right.mean()),
-        "long": float(right[long].mean()) if long.any() else math.nan,
+        "accuracy": float(correct.mean()),
+        "long": float(correct[long].mean()) if long.any() else math.nan,
         "seconds": seconds,
         "step": seconds / len(plan),
         "parameters": parameters(model),
@@ -405,7 +426,8 @@ def main(
     corpus = load(None if data is None else Path(data), limit, test_limit, progress)
     file = None if record is None else Path(record)
     results: dict[str, Any] = json.loads(file.read_text()) if file and file.exists() else {}
-    steps = sum(len(batches(corpus["train"], batch_words, epoch)) for epoch in range(epochs))
+    seen = corpus["train"][max(len(corpus["train"]) // 10, 1) :]
+    steps = sum(len(batches(seen, batch_words, epoch)) for epoch in range(epochs))
     model = None
     with progress_bar(
         total=len(variants) * seeds * steps, desc="training", unit="step", disable=not progress
