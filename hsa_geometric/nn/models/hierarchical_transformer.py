@@ -154,7 +154,7 @@ class HierarchicalTransformer(torch.nn.Module):
                     norm_first=norm_first,
                     act=act,
                     attn_kwargs=options,
-                )  # fmt: skip
+                )
             )
         self.norm = torch.nn.LayerNorm(hidden_channels) if norm_first else None
         several = heads if readout == "attention" else 1
@@ -254,7 +254,7 @@ class HierarchicalTransformer(torch.nn.Module):
         return (out, states) if return_states else out
 
     def _run(self, layer: Any, x: Tensor, states: Tensor | None, level: Level) -> Any:
-        options = {
+        options: dict[str, Any] = {
             "mass": level.mass, "tree_pos": level.place, "leaf_type": level.leaf_type,
             "edge_index": level.edge_index, "edge_attr": level.edge_attr,
         }  # fmt: skip
@@ -323,7 +323,10 @@ class HierarchicalTransformer(torch.nn.Module):
         config = dict(self._config)
         for name in ("conv", "act"):
             value = config[name]
-            if isinstance(value, type) and getattr(torch_geometric.nn, value.__name__, 0) is value:
+            if (
+                isinstance(value, type)
+                and getattr(torch_geometric.nn, value.__name__, None) is value
+            ):
                 config[name] = value.__name__
             elif not (value is None or isinstance(value, str)):
                 raise ValueError(f"Expected '{name}' to be a name, to be written (got {value!r})")

@@ -19,7 +19,7 @@ from ..conv import HierarchicalAttentionConv
 from ..pool.readout import flat_tree, tree_of_leaf
 from ..states import InnerStates
 
-ATTENTIONS = ("softmax", "flat", None)
+ATTENTIONS = ("softmax", "entmax15", "flat", None)
 STATES = ("mean", "attention", None)
 
 
@@ -41,7 +41,8 @@ class HierarchicalTransformerLayer(torch.nn.Module):
     Args:
         channels: size of the rows, a multiple of :obj:`heads`.
         heads: number of attention heads. (default: :obj:`4`)
-        attention: ``'softmax'`` along the tree; ``'flat'``, softmax over all leaves of each tree,
+        attention: ``'softmax'`` along the tree; ``'entmax15'``, the same with 1.5-entmax within
+            families; ``'flat'``, softmax over all leaves of each tree,
             which is what the hierarchical one is to be compared with; or :obj:`None`, no attention.
         states: states of inner nodes from a ``'mean'`` or ``'attention'`` over the leaves below
             (:class:`~hsa_geometric.nn.InnerStates`), or :obj:`None`. (default: :obj:`None`)
@@ -111,6 +112,8 @@ class HierarchicalTransformerLayer(torch.nn.Module):
         self.attn = None
         if attention is not None:
             options: dict[str, Any] = {"num_levels": num_levels}
+            if attention == "entmax15":
+                options["attention"] = attention
             if not norm_first:
                 options["qk_norm"] = "layer_norm"
             options.update(attn_kwargs or {})

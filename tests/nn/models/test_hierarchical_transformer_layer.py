@@ -92,6 +92,15 @@ def test_flat_attention_is_softmax_over_the_leaves_of_each_tree(name):
     assert_close(layer(x, tree), x + layer.lin_out(out), rtol=1e-10, atol=1e-10)
 
 
+def test_entmax_takes_the_place_of_softmax():
+    tree, layer = index("forest"), seeded(8, 2, attention="entmax15", mlp_channels=0)
+    assert layer.attn.attention == "entmax15"
+    x = features(tree)
+    expected = x + layer.lin_out(layer.attn(layer.norm_mix(x), tree))
+    assert_close(layer(x, tree), expected)
+    assert not torch.allclose(expected, seeded(8, 2, mlp_channels=0)(x, tree))
+
+
 @pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("states", [None, "mean", "attention"])
 def test_it_is_its_parts_one_after_another(norm_first, states):
