@@ -264,8 +264,8 @@ def train(
         optimizer.step()
         schedule.step()
         losses.append(float(loss.detach()))
-        bar.set_postfix_str(f"seed {seed}, loss {sum(losses[-50:]) / len(losses[-50:]):.3f}",
-                            refresh=False)  # fmt: skip
+        status = f"seed {seed}, loss {sum(losses[-50:]) / len(losses[-50:]):.3f}"
+        bar.set_postfix_str(status, refresh=False)
         bar.update()
         if step + 1 in ends:
             accuracy = float(right(model, validation, words).mean())
