@@ -175,6 +175,20 @@ def test_types_have_maps_of_their_own(dtype):
     assert_isolated(lambda x: conv(x, tree, leaf_type=leaf_type), tree, x)
 
 
+def test_gradients_of_typed_maps_are_right_to_second_order():
+    tree = TreeIndex.from_parent(star(3))
+    conv = layer(2, 2, num_types=3).double()
+    x, leaf_type = features(tree, 2).double().requires_grad_(), torch.tensor([1, 0, 1])
+
+    def function(x):
+        return conv(x, tree, leaf_type=leaf_type)
+
+    assert torch.autograd.gradcheck(function, x)
+    assert torch.autograd.gradgradcheck(function, x)
+    (expected,) = torch.autograd.grad(function(x).square().sum(), x)
+    assert_close(torch.func.grad(lambda x: function(x).square().sum())(x), expected)
+
+
 def test_widths_of_types_are_taken_from_the_first_input():
     tree, x = index(), features(index())
     conv, known = layer(-1, 4, num_types=2), layer(6, 4, num_types=2)

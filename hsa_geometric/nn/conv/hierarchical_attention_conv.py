@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -203,7 +204,8 @@ class HierarchicalAttentionConv(torch.nn.Module):
         shape = (-1, self.heads, self.out_channels)
         q, k, v = (rows.view(shape) for rows in self._project(x, leaf_type))
         if self.qk_norm == "rms_norm":  # in the gain's precision, as autocast does for layer norm
-            q, k = q.to(self.norm_query.weight.dtype), k.to(self.norm_key.weight.dtype)
+            gain: Any = self.norm_query.weight
+            q, k = q.to(gain.dtype), k.to(gain.dtype)
         q, k = self.norm_query(q), self.norm_key(k)
         options: dict[str, Any] = {"mass": mass, "self_loop": self.self_loop}
         options.update(self._positions(tree_pos, tree))
@@ -253,7 +255,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
         pos = self.lin_pos(tree_pos).view(-1, self.heads, self.pos_channels)
         return {"pos_q": pos, "pos_k": pos}
 
-    def _project(self, x: Tensor, leaf_type: Tensor | None) -> list[Tensor]:
+    def _project(self, x: Tensor, leaf_type: Tensor | None) -> Sequence[Tensor]:
         lins = [self.lin_query, self.lin_key, self.lin_value]
         types = self._types(leaf_type, x)
         return [lin(x) for lin in lins] if types is None else typed_linear(lins, x, types)

@@ -323,11 +323,9 @@ class HierarchicalTransformer(torch.nn.Module):
         config = dict(self._config)
         for name in ("conv", "act"):
             value = config[name]
-            if (
-                isinstance(value, type)
-                and getattr(torch_geometric.nn, value.__name__, None) is value
-            ):
-                config[name] = value.__name__
+            called = getattr(value, "__name__", "")
+            if isinstance(value, type) and getattr(torch_geometric.nn, called, None) is value:
+                config[name] = called
             elif not (value is None or isinstance(value, str)):
                 raise ValueError(f"Expected '{name}' to be a name, to be written (got {value!r})")
         domains = config["domains"]
