@@ -50,7 +50,8 @@ class HierarchicalTransformer(torch.nn.Module):
             their ancestors at this level, as for
             :func:`~hsa_geometric.functional.clusters_at`; later layers are cheaper, and know no
             types of leaves. (default: none)
-        attention, states, conv, mlp_channels, num_levels, dropout, drop_path, norm_first, act: as
+        attention, states, conv, mlp_channels, num_levels, dropout, drop_path, layer_scale,
+            norm_first, act: as
             for :class:`~hsa_geometric.nn.HierarchicalTransformerLayer`, of which
             :obj:`drop_path` grows from 0 in the first layer to its value in the last; :obj:`conv`
             may be the name of a layer in :mod:`torch_geometric.nn`.
@@ -95,6 +96,7 @@ class HierarchicalTransformer(torch.nn.Module):
         num_levels: int | None = None,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        layer_scale: float | None = None,
         norm_first: bool = True,
         act: str | Callable[[Tensor], Tensor] = "gelu",
         checkpointing: bool = False,
@@ -151,6 +153,7 @@ class HierarchicalTransformer(torch.nn.Module):
                     num_levels=num_levels,
                     dropout=dropout,
                     drop_path=drop_path * number / max(num_layers - 1, 1),
+                    layer_scale=layer_scale,
                     norm_first=norm_first,
                     act=act,
                     attn_kwargs=options,

@@ -55,6 +55,9 @@ class HierarchicalTransformerLayer(torch.nn.Module):
             many levels. (default: :obj:`None`: none, and 4 levels of states)
         dropout: probability of dropping a feature of a branch. (default: :obj:`0.0`)
         drop_path: probability of dropping a branch of a whole tree. (default: :obj:`0.0`)
+        layer_scale: multiply each branch by a learned factor for each channel that begins with this
+            value (`"Going Deeper with Image Transformers" <https://arxiv.org/abs/2103.17239>`_):
+            small ones help deep models, and small data. (default: :obj:`None`, no factors)
         norm_first: norms before the branches. (default: :obj:`True`)
         act: the nonlinearity. (default: ``'gelu'``)
         attn_kwargs: more arguments of
@@ -86,6 +89,7 @@ class HierarchicalTransformerLayer(torch.nn.Module):
         num_levels: int | None = None,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        layer_scale: float | None = None,
         norm_first: bool = True,
         act: str | Callable[[Tensor], Tensor] = "gelu",
         attn_kwargs: dict[str, Any] | None = None,
@@ -138,11 +142,21 @@ class HierarchicalTransformerLayer(torch.nn.Module):
         self.norm_states = torch.nn.LayerNorm(channels) if self.states is not None else None
         self.norm_mlp = torch.nn.LayerNorm(channels) if self.mlp is not None else None
         self.dropout = torch.nn.Dropout(dropout)
+        self.layer_scale = layer_scale
+        branches = [mixes, self.states is not None, self.mlp is not None]
+        self.scales = torch.nn.ParameterList(
+            torch.full((channels,), layer_scale) if there and layer_scale is not None else None
+            for there in branches
+        )
 
     def reset_parameters(self) -> None:
         """Draw all learnable parameters anew."""
         for module in self.children():
-            reset(module)
+            if module is not self.scales:
+                reset(module)
+        for scale in self.scales:
+            if scale is not None and self.layer_scale is not None:
+                torch.nn.init.constant_(scale, self.layer_scale)
 
     def forward(
         self,
@@ -213,7 +227,7 @@ class HierarchicalTransformerLayer(torch.nn.Module):
             return out
 
         if self.norm_mix is not None:
-            x = self._branch(x, self.norm_mix, mix, tree)
+            x = self._branch(x, self.norm_mix, mix, tree, self.scales[0])
         if self.states is not None:
             inner = self.states
 
@@ -222,15 +236,22 @@ class HierarchicalTransformerLayer(torch.nn.Module):
                 out, states = inner(x, tree, states, mass=mass)
                 return out
 
-            x = self._branch(x, self.norm_states, told, tree)
+            x = self._branch(x, self.norm_states, told, tree, self.scales[1])
         if self.mlp is not None:
-            x = self._branch(x, self.norm_mlp, self.mlp, tree)
+            x = self._branch(x, self.norm_mlp, self.mlp, tree, self.scales[2])
         return x if self.states is None else (x, states)
 
     def _branch(
-        self, x: Tensor, norm: Any, part: Callable[[Tensor], Tensor], tree: TreeIndex
+        self,
+        x: Tensor,
+        norm: Any,
+        part: Callable[[Tensor], Tensor],
+        tree: TreeIndex,
+        scale: Tensor | None,
     ) -> Tensor:
         out = self.dropout(part(norm(x) if self.norm_first else x))
+        if scale is not None:
+            out = out * scale
         if self.training and self.drop_path > 0.0:
             keep = 1.0 - self.drop_path
             stays = torch.rand(tree.num_trees, 1, device=out.device, dtype=out.dtype) < keep

@@ -357,3 +357,19 @@ class Plain(torch.nn.Module):
 
     def forward(self, x, edge_index):
         return x
+
+
+def test_layer_scale_multiplies_each_branch_and_begins_at_its_value():
+    torch.manual_seed(0)
+    tree = torch.tensor([3, 3, 4, 4, 4])
+    plain = HierarchicalTransformerLayer(8, 2, states="mean")
+    scaled = HierarchicalTransformerLayer(8, 2, states="mean", layer_scale=0.25)
+    scaled.load_state_dict(plain.state_dict() | {f"scales.{i}": torch.ones(8) for i in range(3)})
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(scaled(x, tree), plain(x, tree))
+    with torch.no_grad():
+        for scale in scaled.scales:
+            scale.zero_()
+    assert torch.equal(scaled(x, tree)[0], x)
+    scaled.reset_parameters()
+    assert all(torch.equal(scale, torch.full((8,), 0.25)) for scale in scaled.scales)
