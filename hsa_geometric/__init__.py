@@ -5,12 +5,14 @@ from .builders import *  # noqa: F403
 from .builders import __all__ as _builders
 from .config import show_config
 from .data import Hierarchy, coarsen
+from .lists import InteractionLists
 from .report import best_hierarchy, hierarchy_report
 from .tree import TreeIndex
 
 __version__ = "0.1.0"
 __all__ = [
     "Hierarchy",
+    "InteractionLists",
     "TreeIndex",
     "best_hierarchy",
     "builders",
