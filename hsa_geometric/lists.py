@@ -102,7 +102,7 @@ class InteractionLists(Once):
                 f"(got {key_tree.num_trees})"
             )
         none = query_tree.parent.new_empty(2, 0)
-        both = _Trees(query_tree, key_tree)
+        both = PairCodes(query_tree, key_tree)
         tensors = both.tensors(
             both.codes(opened, "opened"), both.codes(none if hidden is None else hidden, "hidden")
         )
@@ -215,7 +215,7 @@ def meeting(query: Tensor, key: Tensor, one: Side, other: Side) -> tuple[Tensor,
     return one.first[query][pair] + i, other.first[key][pair] + (place - i * width), pair
 
 
-class _Trees:
+class PairCodes:
     """Pairs of nodes as one number, position of the query node first; their checks."""
 
     def __init__(self, query_tree: TreeIndex, key_tree: TreeIndex):
