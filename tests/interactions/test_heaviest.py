@@ -37,12 +37,9 @@ def test_more_budget_is_nearer_to_softmax_until_it_is_softmax(masses):
     tree = TreeIndex.from_parent(forest(random_parent(30, seed=2), balanced(2, 3)))
     args = attention_inputs(tree, mass="random" if masses else None)
     mass = {"mass": args["mass"]} if masses else {}
-    found = [
-        evidence(
-            args["q"], args["k"], heaviest(tree, args["q"], args["k"], budget=b, **mass), **mass
-        )
-        for b in (5, 8, 1000)
-    ]
+    q, k = args["q"], args["k"]
+    lists = [heaviest(tree, q, k, budget=b, **mass) for b in (5, 8, 1000)]
+    found = [evidence(q, k, x, **mass) for x in lists]
     assert (found[0].sum() < found[1].sum()) and (found[1].sum() < found[2].sum())
     full = evidence(q, k, between(tree, tree, levels=None), **mass)
     torch.testing.assert_close(found[2], full)
