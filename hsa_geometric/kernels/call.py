@@ -50,6 +50,11 @@ class Call(NamedTuple):
         """The tensors that are differentiated, which come first."""
         return self.q, self.k, self.v, self.pos_q, self.pos_k, self.temperature, self.bias
 
+    @property
+    def mass_of_keys(self) -> Tensor | None:
+        """Mass of each row of k and v."""
+        return self.mass if self.lists is None or self.lists.of_one_tree else self.key_mass
+
 
 NUM_LEARNED = 7
 

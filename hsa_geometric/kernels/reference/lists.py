@@ -1,0 +1,118 @@
+r"""The dense attention matrix where any pairs of nodes are opened, straight from the definition.
+
+.. math::
+    S_A = \mathrm{logsumexp}_{B \in N(A)} (\log|B| + s_{AB}), \qquad
+    F_A = \mathrm{logaddexp}\Big(S_A, \sum_{c \in \mathrm{chd}(A)} \frac{|c|}{|A|} F_c\Big), \qquad
+    \theta_{ij} = W_A \, e^{s_{AB} - F_A} \, m_j
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..call import Call, accumulator
+from ..dropout import factors
+from .family import Family
+
+INF = float("inf")
+
+
+def blocks_of(call: Call, query: Family, key: Family) -> list[list[int]]:
+    """The key nodes that each query node attends to: from the roots, through what is opened."""
+    assert call.lists is not None
+    opened, hidden = (
+        set(map(tuple, x.t().tolist())) for x in (call.lists.opened, call.lists.hidden)
+    )
+    met = list(zip(query.roots, key.roots, strict=True))
+    found: list[list[int]] = [[] for _ in query.parent]
+    for a, b in met:  # grows while it is read
+        if (a, b) in opened:
+            met += [(c, d) for c in query.children[a] or [a] for d in key.children[b] or [b]]
+        elif (a, b) not in hidden:
+            found[a].append(b)
+    return found
+
+
+def attention_matrix(call: Call) -> tuple[Tensor, Tensor]:
+    """Θ ``[H, N_q, N_k]`` and log evidence ``[trees, H]``; arguments are already checked."""
+    assert call.lists is not None
+    dtype, lists = accumulator(call.q.dtype), call.lists
+    q, k = call.q.to(dtype), call.k.to(dtype)
+    heads = q.shape[1]
+    query, key = Family(lists.query_tree.parent), Family(lists.key_tree.parent)
+
+    def weights(mass: Tensor | None, rows: Tensor) -> Tensor:
+        return (torch.ones(rows.shape[0]) if mass is None else mass.detach()).to(q)
+
+    m_q, m_k = weights(call.mass, q), weights(call.mass_of_keys, k)
+    mass_q, mass_k = ([m[r].sum() for r in t.rows] for m, t in ((m_q, query), (m_k, key)))
+
+    def mean(x: Tensor, weight: Tensor, rows: list[int]) -> Tensor:
+        rows = [r for r in rows if weight[r] > 0]
+        if not rows:
+            return torch.zeros_like(x[0])
+        return torch.einsum("n,nhd->hd", weight[rows] / weight[rows].sum(), x[rows])
+
+    def is_own(a: int, b: int) -> bool:
+        return lists.of_one_tree and a == b and not query.children[a]
+
+    def logit(a: int, b: int) -> Tensor:
+        s = call.scale * (mean(q, m_q, query.rows[a]) * mean(k, m_k, key.rows[b])).sum(-1)
+        if call.pos_q is not None and call.pos_k is not None:
+            s = s + (call.pos_q[a].to(dtype) * call.pos_k[b].to(dtype)).sum(-1)
+        if call.temperature is not None:
+            s = s * call.temperature[a].to(dtype)
+        if call.bias is not None and not is_own(a, b):
+            s = s + call.bias[a].to(dtype)
+        return mass_k[b].log() + s
+
+    def kept(a: int, b: int) -> Tensor:
+        """By what dropout multiplies the weight of a block, ``[H]``."""
+        if call.seed is None:
+            return torch.ones(heads).to(q)
+        head = torch.arange(heads, device=q.device)
+        at = lists.query_tree.position[a], lists.key_tree.position[b]
+        return factors(call.dropout_p, call.seed, head, *at, dtype)
+
+    # Who is attended to by whom, and with which logits.
+    found = blocks_of(call, query, key)
+    seen = [
+        [b for b in below if mass_k[b] > 0 and (call.self_loop or not is_own(a, b))]
+        for a, below in enumerate(found)
+    ]
+    logits = [[logit(a, b) for b in below] for a, below in enumerate(seen)]
+
+    # Upward. E is what the children find, None where that is minus infinity; as F and S.
+    e: dict[int, Tensor | None] = {}
+    f: dict[int, Tensor | None] = {}
+    for a in reversed(query.top_down):
+        below = [c for c in query.children[a] if mass_q[c] > 0]
+        terms = [(mass_q[c] / mass_q[a], f[c]) for c in below]
+        lost = not terms or any(x is None for _, x in terms)
+        e[a] = None if lost else sum(w * x for w, x in terms if x is not None)  # type: ignore[misc]
+        z = logits[a] if e[a] is None else [*logits[a], e[a]]
+        f[a] = torch.stack(z, -1).logsumexp(-1) if z else None  # type: ignore[arg-type]
+
+    # Downward: what is left for the children, and the blocks of Θ.
+    theta = torch.zeros(heads, q.shape[0], k.shape[0]).to(q)
+    reach = {a: torch.ones(heads).to(q) for a in query.roots}
+    for a in query.top_down:
+        keep = torch.zeros(heads).to(q) if logits[a] else torch.ones(heads).to(q)
+        if logits[a] and e[a] is not None:
+            keep = (e[a] - f[a]).exp()  # type: ignore[operator]
+        for c in query.children[a]:
+            reach[c] = reach[a] * keep
+        if not logits[a]:
+            continue
+        total = torch.stack(logits[a], -1).logsumexp(-1)
+        i = torch.tensor(query.rows[a]).unsqueeze(1)
+        for b, s in zip(seen[a], logits[a], strict=True):
+            weight = reach[a] * (1 - keep) * (s - total).exp() * kept(a, b) / mass_k[b]
+            block = torch.zeros_like(theta)
+            block[:, i, torch.tensor(key.rows[b])] = (
+                (weight.unsqueeze(-1) * m_k[key.rows[b]]).unsqueeze(1).expand(-1, len(i), -1)
+            )
+            theta = theta + block
+    nothing = torch.full((heads,), -INF).to(q)
+    return theta, torch.stack([nothing if f[r] is None else f[r] for r in query.roots])  # type: ignore[misc]
