@@ -11,6 +11,7 @@ from torch import Tensor
 from ...lists import InteractionLists
 from ...native import kernel
 from ..call import Call, accumulator
+from . import walk
 from .call import NO_ROWS, NOTHING, address, beside, like, node_values, pack, rows, run
 from .walk import Walk, masses
 
@@ -48,8 +49,9 @@ class Blocks(NamedTuple):
     def _made(cls, lists: InteractionLists) -> Blocks:
         sizes, sides = torch.empty(5, dtype=torch.long), []
         for tree in (lists.query_tree, lists.key_tree):
-            walk, inner = Walk.of(tree), tree.num_nodes - tree.num_leaves
-            sides += [walk.packed.data_ptr(), tree.num_nodes, inner, tree.num_trees, walk.families]
+            order, inner = Walk.of(tree), tree.num_nodes - tree.num_leaves
+            sides += [order.packed.data_ptr(), tree.num_nodes, inner, tree.num_trees]
+            sides.append(order.families)
         ptr, block = lists.ptr.contiguous(), lists.blocks[1].contiguous()
         lib = kernel()
         built = lib.hsa_blocks(*sides, ptr.data_ptr(), block.data_ptr(), sizes.data_ptr())
@@ -68,7 +70,8 @@ class Blocks(NamedTuple):
 
     def threads(self, heads: int, channels: int) -> int:
         """How many threads pay."""
-        return max(1, min(torch.get_num_threads(), self.logits * heads * channels // 4_000_000))
+        worth = self.logits * heads * channels // (128 * walk.WORTH_A_THREAD)
+        return max(1, min(torch.get_num_threads(), worth))
 
 
 def _padded(channels: int) -> int:
@@ -96,7 +99,6 @@ class Sides(NamedTuple):
         assert lists is not None
         (_, heads, width), values = call.q.shape, call.v.shape[2]
         query_tree, key_tree = lists.query_tree, lists.key_tree
-        key_mass = call.mass if lists.of_one_tree else call.key_mass
         families = query_tree.num_nodes - query_tree.num_leaves + query_tree.num_trees
         positions = 0 if call.pos_k is None else call.pos_k.shape[2]
         each = heads * (key_tree.num_nodes + 1)
@@ -104,21 +106,11 @@ class Sides(NamedTuple):
             call._replace(q=beside(call.q), tree=query_tree),
             call._replace(
                 q=beside(call.k), k=beside(call.k), v=beside(call.v), pos_q=call.pos_k,
-                temperature=None, bias=None, mass=key_mass, tree=key_tree,
+                temperature=None, bias=None, mass=call.mass_of_keys, tree=key_tree,
             ),
             Blocks.of(lists), query_tree.num_nodes, families * heads, heads, width, values,
             each * _padded(width + positions), each * _padded(values),
         )  # fmt: skip
-
-    def saved_like(self) -> list[Tensor]:
-        """U of the leaves; means and U of families; and S, g by node and I by family."""
-        q, v = self.query.q, self.key.v
-        dtype = accumulator(q.dtype)
-        return [
-            v.new_empty(q.shape[0], self.heads, self.values),
-            q.new_empty(self.per * (self.width + self.values), dtype=dtype),
-            q.new_empty(2 * self.nodes * self.heads + self.per, dtype=dtype),
-        ]
 
     def parts(self) -> int:
         """How many threads share a head on the way back."""
@@ -165,7 +157,7 @@ def forward(call: Call, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
     dtype = accumulator(q.dtype)
     out = torch.empty(q.shape[0], heads, values, dtype=v.dtype)
     evidence = torch.empty(call.tree.num_trees, heads, dtype=dtype)
-    saved = sides.saved_like() if save else []
+    saved = saved_like(call) if save else []
     # Without backward g is kept by family, and U of leaves stands in the output.
     inner, scalars = saved[1:] or (
         torch.empty(per * (width + values), dtype=dtype), torch.empty(2 * per, dtype=dtype)
@@ -192,8 +184,18 @@ def forward(call: Call, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
 
 
 def saved_like(call: Call) -> list[Tensor]:
-    """Empty tensors of what :func:`forward` keeps for :func:`backward`."""
-    return Sides.of(call).saved_like()
+    """Empty tensors of what :func:`forward` keeps for :func:`backward`.
+
+    U of the leaves, as v is; means and U of families; and S, g by node and I by family.
+    """
+    tree, (leaves, heads, width), values = call.tree, call.q.shape, call.v.shape[2]
+    per = (tree.num_nodes - tree.num_leaves + tree.num_trees) * heads
+    dtype, new = accumulator(call.q.dtype), call.q.new_empty
+    return [
+        call.v.new_empty(leaves, heads, values),
+        new(per * (width + values), dtype=dtype),
+        new(2 * tree.num_nodes * heads + per, dtype=dtype),
+    ]
 
 
 def backward(
