@@ -134,7 +134,7 @@ def _run(
         (sides.query, query), (sides.key, (*key, (0,) * 15, False))
     ):  # fmt: skip
         mass, given = masses(call.mass, call.tree, dtype), node_values(call, dtype)
-        calls.append(((call, Walk.of(call.tree), mass, given, leaves, learned, addresses, save)))
+        calls.append((call, Walk.of(call.tree), mass, given, leaves, learned, addresses, save))
     blocks, size = sides.blocks, packed_keys.element_size()
     lists = sides.query.lists
     assert lists is not None
