@@ -83,24 +83,24 @@ def attention_matrix(call: Call) -> tuple[Tensor, Tensor]:
     ]
     logits = [[logit(a, b) for b in below] for a, below in enumerate(seen)]
 
-    # Upward. E is what the children find, None where that is minus infinity; as F and S.
-    e: dict[int, Tensor | None] = {}
-    f: dict[int, Tensor | None] = {}
+    # Upward. E is what the children find. E and F are not there where they are minus infinity.
+    e: dict[int, Tensor] = {}
+    f: dict[int, Tensor] = {}
     for a in reversed(query.top_down):
         below = [c for c in query.children[a] if mass_q[c] > 0]
-        terms = [(mass_q[c] / mass_q[a], f[c]) for c in below]
-        lost = not terms or any(x is None for _, x in terms)
-        e[a] = None if lost else sum(w * x for w, x in terms if x is not None)  # type: ignore[misc]
-        z = logits[a] if e[a] is None else [*logits[a], e[a]]
-        f[a] = torch.stack(z, -1).logsumexp(-1) if z else None  # type: ignore[arg-type]
+        if below and all(c in f for c in below):
+            e[a] = torch.stack([mass_q[c] / mass_q[a] * f[c] for c in below]).sum(0)
+        z = [*logits[a], e[a]] if a in e else logits[a]
+        if z:
+            f[a] = torch.stack(z, -1).logsumexp(-1)
 
     # Downward: what is left for the children, and the blocks of Θ.
     theta = torch.zeros(heads, q.shape[0], k.shape[0]).to(q)
     reach = {a: torch.ones(heads).to(q) for a in query.roots}
     for a in query.top_down:
         keep = torch.zeros(heads).to(q) if logits[a] else torch.ones(heads).to(q)
-        if logits[a] and e[a] is not None:
-            keep = (e[a] - f[a]).exp()  # type: ignore[operator]
+        if logits[a] and a in e:
+            keep = (e[a] - f[a]).exp()
         for c in query.children[a]:
             reach[c] = reach[a] * keep
         if not logits[a]:
@@ -115,4 +115,4 @@ def attention_matrix(call: Call) -> tuple[Tensor, Tensor]:
             )
             theta = theta + block
     nothing = torch.full((heads,), -INF).to(q)
-    return theta, torch.stack([nothing if f[r] is None else f[r] for r in query.roots])  # type: ignore[misc]
+    return theta, torch.stack([f.get(root, nothing) for root in query.roots])
