@@ -86,6 +86,12 @@ def _draw(found: dict[str, Any], shown: int, out: Path) -> Path:
         ax.set_yticks([])
     for name in ("siblings", "near", "heaviest"):
         axes[3].loglog(*zip(*found[name], strict=True), marker="o", markersize=3, label=name)
+    for axis, ticks in (
+        (axes[3].xaxis, (4, 8, 16, 32, 64)),
+        (axes[3].yaxis, (0.02, 0.05, 0.1, 0.2)),
+    ):
+        axis.set_ticks(ticks, [str(x) for x in ticks])
+        axis.set_ticks([], minor=True)
     axes[3].set_xlabel("logits per leaf")
     axes[3].set_ylabel("nats from softmax")
     axes[3].legend()
