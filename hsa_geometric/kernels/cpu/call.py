@@ -47,13 +47,10 @@ def node_values(call: Call, dtype: torch.dtype) -> list[Tensor | None]:
     return [None if x is None else x.detach().to(dtype).contiguous() for x in given]
 
 
-def like(
-    found: Sequence[Tensor | None], given: Sequence[Tensor | None]
-) -> list[Tensor | None]:
+def like(found: Sequence[Tensor | None], given: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Gradients in the dtypes of what they are of."""
     return [
-        None if x is None or y is None else x.to(y.dtype)
-        for x, y in zip(found, given, strict=True)
+        None if x is None or y is None else x.to(y.dtype) for x, y in zip(found, given, strict=True)
     ]
 
 
