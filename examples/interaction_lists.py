@@ -80,7 +80,7 @@ def _draw(found: dict[str, Any], shown: int, out: Path) -> Path:
     axes = figure.subplots(1, 4)
     for ax, (name, x) in zip(axes, lists.items(), strict=False):
         theta = attention_matrix(q, q, tree, lists=x)[0][rows][:, rows]
-        ax.imshow(theta.clamp(min=1e-5).log(), cmap="magma", interpolation="nearest")
+        ax.imshow(theta.clamp(min=1e-5).log().numpy(), cmap="magma", interpolation="nearest")
         ax.set_title(f"{name}\n{x.logits_per_leaf:.1f} logits per leaf", fontsize=10)
         ax.set_xticks([])
         ax.set_yticks([])
