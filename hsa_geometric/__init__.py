@@ -1,6 +1,6 @@
 """Hierarchical self-attention for PyTorch Geometric."""
 
-from . import builders, data, functional, nn, report, surgery, transforms
+from . import builders, data, functional, interactions, nn, report, surgery, transforms
 from .builders import *  # noqa: F403
 from .builders import __all__ as _builders
 from .config import show_config
@@ -20,6 +20,7 @@ __all__ = [
     "data",
     "functional",
     "hierarchy_report",
+    "interactions",
     "nn",
     "report",
     "show_config",

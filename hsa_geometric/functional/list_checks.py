@@ -32,12 +32,18 @@ def check_alone(key_tree: Any, key_mass: Any) -> None:
         raise ValueError("Expected 'key_tree' beside 'key_mass' (got None)")
 
 
+def check_lists(lists: Any) -> InteractionLists:
+    """Interaction lists."""
+    if not isinstance(lists, InteractionLists):
+        raise TypeError(f"Expected 'lists' to be InteractionLists (got {type(lists).__name__})")
+    return lists
+
+
 def as_lists(
     lists: InteractionLists, tree: TreeIndex | Tensor, key_tree: Any, q: Tensor, k: Tensor
 ) -> InteractionLists:
     """The lists, which must be of these trees; beside a FakeTensor of such."""
-    if not isinstance(lists, InteractionLists):
-        raise TypeError(f"Expected 'lists' to be InteractionLists (got {type(lists).__name__})")
+    check_lists(lists)
     if isinstance(q, FakeTensor) and not isinstance(lists.blocks, FakeTensor):
         fake = q.fake_mode.from_tensor
         query_tree = TreeIndex(*map(fake, lists.query_tree.tensors))
@@ -47,10 +53,11 @@ def as_lists(
     if key_tree is None:
         if not (_is(tree, lists.query_tree, q) or _is(tree, lists.key_tree, q)):
             raise ValueError("Expected 'lists' to be of 'tree' (got those of other trees)")
-        one, other = lists.query_tree.num_leaves, lists.key_tree.num_leaves
-        if one != other:
+        queries, keys = lists.query_tree.num_leaves, lists.key_tree.num_leaves
+        if queries != keys:
             raise ValueError(
-                f"Expected 'key_tree' beside 'lists' of {one} queries and {other} keys (got None)"
+                f"Expected 'key_tree' beside 'lists' of {queries} queries and {keys} keys "
+                f"(got None)"
             )
         _check_same_leaves(lists)
         return lists

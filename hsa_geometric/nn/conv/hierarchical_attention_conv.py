@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear
 
-from ...functional import attention_matrix, hierarchical_attention
+from ...functional import CausalCache, attention_matrix, hierarchical_attention
 from ...functional.checks import as_tree, check_channels, check_nodes, check_rows, check_tensor
+from ...functional.list_checks import check_lists
+from ...lists import InteractionLists
 from ...tree import TreeIndex
 
 QK_NORMS = (None, "layer_norm", "rms_norm")
@@ -146,6 +148,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
         x: Tensor,
         tree: TreeIndex | Tensor,
         *,
+        lists: InteractionLists | None = None,
         mass: Tensor | None = None,
         tree_pos: Tensor | None = None,
         return_attention_weights: bool = False,
@@ -156,6 +159,8 @@ class HierarchicalAttentionConv(torch.nn.Module):
             x: leaf features.
             tree: a :class:`~hsa_geometric.TreeIndex`, a ``Hierarchy``'s ``.tree``, or a parent
                 vector (indexed anew at each call).
+            lists: which nodes of the tree meet, see :mod:`hsa_geometric.interactions`, those of
+                :func:`~hsa_geometric.interactions.causal` included. (default: siblings)
             mass: weight of each leaf; 0 marks padding.
             tree_pos: position of each tree node within its family, if :obj:`pos_dim` is set.
             return_attention_weights: also return the dense :math:`\theta`, without dropout.
@@ -165,16 +170,18 @@ class HierarchicalAttentionConv(torch.nn.Module):
         check_rows(x, "x", tree)
         check_channels(x, "x", self.in_channels)
 
-        shape = (-1, self.heads, self.out_channels)
-        q, k = self.lin_query(x).view(shape), self.lin_key(x).view(shape)
-        if self.qk_norm == "rms_norm":  # in the gain's precision, as autocast does for layer norm
-            q, k = q.to(self.norm_query.weight.dtype), k.to(self.norm_key.weight.dtype)
-        q, k = self.norm_query(q), self.norm_key(k)
-        v = self.lin_value(x).view(shape)
-        options: dict[str, Any] = {"mass": mass, "self_loop": self.self_loop}
+        query_tree = tree
+        if lists is not None:
+            query_tree = check_lists(lists).query_tree
+            if self.lin_pos is not None and not lists.of_one_tree:
+                raise ValueError(
+                    "Expected 'lists' of one tree in a layer whose 'pos_dim' is set (got two trees)"
+                )
+        q, k, v = self._project(x)
+        options: dict[str, Any] = {"mass": mass, "self_loop": self.self_loop, "lists": lists}
         options.update(self._positions(tree_pos, tree))
         if self.level_temperature is not None:
-            level = tree.level.clamp(max=self.level_temperature.shape[0] - 1)
+            level = query_tree.level.clamp(max=self.level_temperature.shape[0] - 1)
             options["temperature"] = self.level_temperature[level]
             options["bias"] = self.level_bias[level]
 
@@ -183,14 +190,45 @@ class HierarchicalAttentionConv(torch.nn.Module):
             **options,
         )  # fmt: skip
         assert isinstance(out, Tensor)
-        out = out.flatten(1) if self.concat else out.mean(1)
-        if self.lin_residual is not None:
-            out = out + self.lin_residual(x)
-        if self.bias is not None:
-            out = out + self.bias
+        out = self._joined(out, x)
         if return_attention_weights:
             return out, attention_matrix(q, k, tree, **options)
         return out
+
+    def forward_next(self, x: Tensor, cache: CausalCache) -> Tensor:
+        r"""Run the layer on the next leaf of some sequences, whose past a cache holds.
+
+        Equal to that row of the full pass with the lists of the cache, without dropout.
+
+        Args:
+            x: ``[B, in_channels]`` features of the next leaf of :obj:`B` sequences.
+            cache: what came before; it takes the leaf in.
+
+        Raises:
+            ValueError: if the layer has positions or level temperatures, which a cache has not.
+        """
+        if self.lin_pos is not None or self.level_temperature is not None:
+            raise ValueError(
+                "Expected a layer without 'pos_dim' and 'num_levels' (a cache knows of neither)"
+            )
+        check_tensor(x, "x", 2)
+        check_channels(x, "x", self.in_channels)
+        return self._joined(cache.append(*self._project(x)), x)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of each head."""
+        shape = (-1, self.heads, self.out_channels)
+        q, k = self.lin_query(x).view(shape), self.lin_key(x).view(shape)
+        if self.qk_norm == "rms_norm":  # in the gain's precision, as autocast does for layer norm
+            q, k = q.to(self.norm_query.weight.dtype), k.to(self.norm_key.weight.dtype)
+        return self.norm_query(q), self.norm_key(k), self.lin_value(x).view(shape)
+
+    def _joined(self, out: Tensor, x: Tensor) -> Tensor:
+        """One row from those of the heads."""
+        out = out.flatten(1) if self.concat else out.mean(1)
+        if self.lin_residual is not None:
+            out = out + self.lin_residual(x)
+        return out if self.bias is None else out + self.bias
 
     def _positions(self, tree_pos: Tensor | None, tree: TreeIndex) -> dict[str, Tensor]:
         if self.lin_pos is None:
