@@ -109,11 +109,12 @@ def calls() -> int:
                 "tree": tree, "self_loop": turn % 2 == 0, "dropout_p": (0.0, 0.3)[turn // 2 % 2],
                 "training": True, "return_evidence": True, "backend": "cpu",
             }  # fmt: skip
-            if turn % 3 == 0:  # nodes of the tree and of another meet at random
+            if number % 3 == 0:  # nodes of the tree and of another meet at random
                 other = partner(tree, trees, turn)
                 arguments["lists"] = random_lists(
-                    tree, other, opened=turn % 4 / 3, hidden=turn % 2 * 0.2, seed=turn
-                )
+                    tree, other, opened=turn % 4 / 3, hidden=turn % 2 * 0.2, itself=other is tree,
+                    seed=turn,
+                )  # fmt: skip
                 if other is not tree:
                     theirs = attention_inputs(
                         other, heads=heads, channels=channels, value_channels=values,
