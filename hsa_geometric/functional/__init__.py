@@ -1,6 +1,7 @@
 """Operators as functions of tensors and a :class:`~hsa_geometric.TreeIndex`."""
 
 from .attention import attention_matrix, hierarchical_attention
+from .causal_cache import CausalCache
 from .clusters import Clusters, clusters_at
 from .coarse_edges import CoarseEdges, coarse_edges
 from .coarse_tree import CoarseTree, coarse_tree
@@ -11,6 +12,7 @@ from .sibling_rank import sibling_rank
 from .sweeps import aggregate, distribute
 
 __all__ = [
+    "CausalCache",
     "Clusters",
     "CoarseEdges",
     "CoarseTree",

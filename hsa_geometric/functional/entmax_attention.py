@@ -76,7 +76,7 @@ def entmax_attention(
     tree = checks.as_tree(tree, q)
     checks.check_queries(q, k, tree)
     checks.check_values(v, q)
-    checks.check_node_arguments(q, tree, pos_q, pos_k, temperature, bias)
+    checks.check_node_arguments(q, tree, pos_q, pos_k, temperature, bias, tree)
     checks.check_mass(mass, tree, accumulator(q.dtype))
     checks.check_dropout(dropout_p)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..call import Call, accumulator
 from ..dropout import OWN, factors
+from . import lists
+from .nodes import weighted, with_node_values
 from .recursion import evidence, product_down
 from .siblings import siblings
 from .sweeps import down, up
@@ -41,24 +43,10 @@ def prepare(call: Call) -> Prepared:
     """Means over subtrees, and what the leaves' own logits are."""
     tree, dtype = call.tree, accumulator(call.q.dtype)
     qkv = torch.cat([x.to(dtype) for x in (call.q, call.k, call.v)], dim=-1)
-    if call.mass is None:
-        mass = tree.count.to(dtype)
-    else:
-        mass = up(call.mass.detach().to(dtype), tree)
-        qkv = torch.where(call.mass.view(-1, 1, 1) > 0, qkv, 0)  # padding may hold anything
-    share = mass / mass.index_select(0, tree.up).clamp(min=torch.finfo(dtype).tiny)
-
+    qkv, mass, share = weighted(qkv, call.mass, tree)
     width = call.q.shape[-1]
     query, key, value = up(qkv, tree, share).split([width, width, call.v.shape[-1]], dim=-1)
-    query, bias = query * call.scale, None
-    if call.pos_q is not None and call.pos_k is not None:
-        query = torch.cat([query, by_position(call.pos_q, call)], dim=-1)
-        key = torch.cat([key, by_position(call.pos_k, call)], dim=-1)
-    if call.temperature is not None:
-        query = query * by_position(call.temperature, call).unsqueeze(-1)
-    if call.bias is not None:
-        bias = by_position(call.bias, call)
-
+    query, key, bias = with_node_values(query, key, call, tree, tree)
     own = (query * key).sum(-1).index_select(0, tree.leaf)
     own = own + mass.index_select(0, tree.leaf).log().unsqueeze(-1)
     own = own if call.self_loop else torch.full_like(own, -torch.inf)
@@ -67,6 +55,8 @@ def prepare(call: Call) -> Prepared:
 
 def attend(call: Call) -> tuple[Tensor, Tensor]:
     """Output ``[N, H, Dv]`` in the dtype of v, and log evidence ``[trees, H]``."""
+    if call.lists is not None:
+        return lists.attend(call, call.lists)
     tree, dtype = call.tree, accumulator(call.q.dtype)
     query, key, value, leaf_value, bias, mass, share, own = prepare(call)
     total, average = siblings(query, key, value, mass, call)
@@ -87,8 +77,3 @@ def attend(call: Call) -> tuple[Tensor, Tensor]:
         alone = alone * factors(call.dropout_p, call.seed, heads, query_at, place, dtype)
     out = down(given.unsqueeze(-1) * average, tree) + alone.unsqueeze(-1) * leaf_value
     return out.to(call.v.dtype), f[: tree.num_trees].clone()
-
-
-def by_position(x: Tensor, call: Call) -> Tensor:
-    """Node values, given by id, in storage order and in the dtype of sums."""
-    return x.to(accumulator(call.q.dtype)).index_select(0, call.tree.order)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.nn.dense.linear import HeteroLinear, Linear
 
-from ...functional import attention_matrix, entmax_attention, hierarchical_attention
+from ...functional import CausalCache, attention_matrix, entmax_attention, hierarchical_attention
 from ...functional.checks import as_tree, check_channels, check_nodes, check_rows, check_tensor
+from ...functional.list_checks import check_lists
 from ...functional.options import check_choice, check_integers
 from ...kernels.call import accumulator
+from ...lists import InteractionLists
 from ...tree import TreeIndex
 from .._typed import typed_linear
 
@@ -180,6 +181,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
         x: Tensor,
         tree: TreeIndex | Tensor,
         *,
+        lists: InteractionLists | None = None,
         mass: Tensor | None = None,
         tree_pos: Tensor | None = None,
         leaf_type: Tensor | None = None,
@@ -191,6 +193,8 @@ class HierarchicalAttentionConv(torch.nn.Module):
             x: leaf features.
             tree: a :class:`~hsa_geometric.TreeIndex`, a ``Hierarchy``'s ``.tree``, or a parent
                 vector (indexed anew at each call).
+            lists: which nodes of the tree meet, see :mod:`hsa_geometric.interactions`, those of
+                :func:`~hsa_geometric.interactions.causal` included. (default: siblings)
             mass: weight of each leaf; 0 marks padding.
             tree_pos: position of each tree node within its family, if :obj:`pos_dim` is set.
             leaf_type: number of the type of each leaf, if :obj:`num_types` is set.
@@ -201,28 +205,57 @@ class HierarchicalAttentionConv(torch.nn.Module):
         check_rows(x, "x", tree)
         check_channels(x, "x", self.in_channels)
 
-        shape = (-1, self.heads, self.out_channels)
-        q, k, v = (rows.view(shape) for rows in self._project(x, leaf_type))
-        if self.qk_norm == "rms_norm":  # in the gain's precision, as autocast does for layer norm
-            gain: Any = self.norm_query.weight
-            q, k = q.to(gain.dtype), k.to(gain.dtype)
-        q, k = self.norm_query(q), self.norm_key(k)
+        query_tree = tree
+        if lists is not None:
+            query_tree = check_lists(lists).query_tree
+            if self.attention == "entmax15":
+                raise ValueError(
+                    "Expected no 'lists' in a layer with attention='entmax15' (got some)"
+                )
+            if self.lin_pos is not None and not lists.of_one_tree:
+                raise ValueError(
+                    "Expected 'lists' of one tree in a layer whose 'pos_dim' is set (got two trees)"
+                )
+        q, k, v = self._project(x, leaf_type)
         options: dict[str, Any] = {"mass": mass, "self_loop": self.self_loop}
+        if lists is not None:
+            options["lists"] = lists
         options.update(self._positions(tree_pos, tree))
         if self.level_temperature is not None:
-            level = tree.level.clamp(max=self.level_temperature.shape[0] - 1)
+            level = query_tree.level.clamp(max=self.level_temperature.shape[0] - 1)
             options["temperature"] = self.level_temperature[level]
             options["bias"] = self.level_bias[level]
 
         out = self._attend(q, k, v, tree, dropout_p=self.dropout, training=self.training, **options)
-        out = out.flatten(1) if self.concat else out.mean(1)
-        if self.lin_residual is not None:
-            out = out + self.lin_residual(x)
-        if self.bias is not None:
-            out = out + self.bias
+        out = self._joined(out, x)
         if return_attention_weights:
             return out, self._matrix(q, k, tree, options)
         return out
+
+    def forward_next(
+        self, x: Tensor, cache: CausalCache, *, leaf_type: Tensor | None = None
+    ) -> Tensor:
+        r"""Run the layer on the next leaf of some sequences, whose past a cache holds.
+
+        Equal to that row of the full pass with the lists of the cache, without dropout.
+
+        Args:
+            x: ``[B, in_channels]`` features of the next leaf of :obj:`B` sequences.
+            cache: what came before; it takes the leaf in.
+            leaf_type: ``[B]`` types of these leaves, if :obj:`num_types` is set.
+
+        Raises:
+            ValueError: if the layer has positions or level temperatures, which a cache has not.
+        """
+        if self.attention != "softmax":
+            raise ValueError(f"Expected a layer with attention='softmax' (got {self.attention!r})")
+        if self.lin_pos is not None or self.level_temperature is not None:
+            raise ValueError(
+                "Expected a layer without 'pos_dim' and 'num_levels' (a cache knows of neither)"
+            )
+        check_tensor(x, "x", 2)
+        check_channels(x, "x", self.in_channels)
+        return self._joined(cache.append(*self._project(x, leaf_type)), x)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, **options: Any) -> Tensor:
         if self.attention == "entmax15":
@@ -255,10 +288,23 @@ class HierarchicalAttentionConv(torch.nn.Module):
         pos = self.lin_pos(tree_pos).view(-1, self.heads, self.pos_channels)
         return {"pos_q": pos, "pos_k": pos}
 
-    def _project(self, x: Tensor, leaf_type: Tensor | None) -> Sequence[Tensor]:
+    def _project(self, x: Tensor, leaf_type: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of each head."""
         lins = [self.lin_query, self.lin_key, self.lin_value]
         types = self._types(leaf_type, x)
-        return [lin(x) for lin in lins] if types is None else typed_linear(lins, x, types)
+        rows = [lin(x) for lin in lins] if types is None else typed_linear(lins, x, types)
+        q, k, v = (row.view(-1, self.heads, self.out_channels) for row in rows)
+        if self.qk_norm == "rms_norm":  # in the gain's precision, as autocast does for layer norm
+            gain: Any = self.norm_query.weight
+            q, k = q.to(gain.dtype), k.to(gain.dtype)
+        return self.norm_query(q), self.norm_key(k), v
+
+    def _joined(self, out: Tensor, x: Tensor) -> Tensor:
+        """One row from those of the heads."""
+        out = out.flatten(1) if self.concat else out.mean(1)
+        if self.lin_residual is not None:
+            out = out + self.lin_residual(x)
+        return out if self.bias is None else out + self.bias
 
     def _types(self, leaf_type: Tensor | None, x: Tensor) -> Tensor | None:
         if self.num_types is None:
