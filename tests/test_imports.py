@@ -18,6 +18,7 @@ BRANCHES = {
     "surgery": {"builders", "data", "functional"},
     "report": {"builders", "data", "functional", "surgery"},
     "testing": {"functional", "data", "builders", "nn"},
+    "graphgym": {"functional", "data", "nn"},
 }
 BACKENDS = {"reference", "scatter", "cpu", "triton"}
 

@@ -1,4 +1,4 @@
-"""Every Python snippet of the README runs, and prints what the README says."""
+"""Every Python snippet of the README and of the guides runs, and prints what stands there."""
 
 import re
 from pathlib import Path
@@ -6,27 +6,43 @@ from pathlib import Path
 import pytest
 import torch
 
-README = Path(__file__).parent.parent / "README.md"
-SNIPPETS = re.findall(
-    r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", README.read_text(encoding="utf-8"), re.DOTALL
-)
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += sorted((ROOT / "docs" / "guides").glob("*.md"))
 
 
-def test_the_readme_has_snippets():
-    assert len(SNIPPETS) >= 5
-    assert any(output for _, output in SNIPPETS)
+def snippets(page):
+    pattern = r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?"
+    return re.findall(pattern, page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("index", range(len(SNIPPETS)))
-def test_readme_snippet_runs(index, capsys):
-    code, expected = SNIPPETS[index]
+SNIPPETS = [
+    pytest.param(*pair, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, pair in enumerate(snippets(page))
+]
+
+
+def test_the_readme_and_each_guide_have_snippets():
+    assert len(snippets(PAGES[0])) >= 4
+    guides = [page for page in PAGES if page.parent.name == "guides" and page.stem != "index"]
+    assert len(guides) >= 7
+    without = {page.stem for page in guides if not snippets(page)}
+    assert without <= {"performance"}
+    assert any(output for page in guides for _, output in snippets(page))
+
+
+@pytest.mark.parametrize("code, expected", SNIPPETS)
+def test_snippet_runs(code, expected, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(compile(code, f"README.md snippet {index}", "exec"), names)
+    exec(compile(code, "snippet", "exec"), names)
     printed = capsys.readouterr().out
     if expected:
         assert_same_words(printed, expected)
-    for promised in re.findall(r"print\(.*?\)  # (torch\.Size\(.*?\))$", code, re.MULTILINE):
-        assert promised in printed
+    # What a comment promises that a line prints; it may say more after that.
+    for promised in re.findall(r"print\(.*?\)  # (torch\.Size\(.*?\)|[\d ]+)", code):
+        assert promised.strip() in printed
     if "sample" in names:
         assert "torch.Size([10, 32])" in printed
     if "rebalance" in names:
@@ -43,6 +59,20 @@ def test_readme_snippet_runs(index, capsys):
             parent=torch.tensor([3, 3, 4, 4, 4]),
         )
         assert names["Block"](8)(data).shape == (3, 8)
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pictures_and_pages_that_a_page_names_are_there(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", text) + re.findall(r'src="([^"]+)"', text)
+    for link in links:
+        if not link.startswith("http"):
+            written = re.search(r"(project|gallery|reference)/\w+\.(md|rst)$", link)
+            assert written or (page.parent / link).is_file(), link
 
 
 def assert_same_words(printed, expected):
