@@ -1,8 +1,7 @@
 """The levels of a molecule. A level is a rule that says which bonds it cuts.
 
 What the cuts of a level and of all coarser levels leave connected are the groups of that level, so
-groups nest whatever the levels are. No rule cuts a bond to a hydrogen, and none but that of residues
-a bond of a ring.
+groups nest whatever the levels are. No rule cuts a bond to a hydrogen, and only residues cut rings.
 """
 
 from __future__ import annotations
