@@ -5,7 +5,7 @@ All models have the same embeddings, layers and number of parameters, and see th
 
 * ``HSA``: attention along the tree;
 * ``softmax``: attention over all words, up to 4,096 of them;
-* ``softmax, 512 words``: the same, of the first 512 words, as pretrained encoders have it;
+* ``softmax 512``: the same, of the first 512 words, as pretrained encoders have it;
 * ``mean``: no attention; words are averaged;
 
 each also with *inner states*: learned states of sentences and paragraphs
@@ -44,7 +44,7 @@ from hsa_geometric.nn import HierarchicalTransformer, Ids
 FIGURE = Path(__file__).parent / "figures" / "text_classification.png"
 LIBRARIES = ("networkx", "numpy", "scipy", "sklearn", "torch")
 LONG = 512  # words, from which on a text counts as long
-ATTENTION = {"HSA": "softmax", "softmax": "flat", "softmax, 512 words": "flat", "mean": None}
+ATTENTION = {"HSA": "softmax", "softmax": "flat", "softmax 512": "flat", "mean": None}
 VARIANTS = (*ATTENTION, *(f"{name} + inner states" for name in ATTENTION))
 
 Text = tuple[str, int]
@@ -143,7 +143,10 @@ def load(folder: Path | None, limit: int, test_limit: int | None, progress: bool
     for sample, own in zip([*data, *test_data], [*words, *test_words], strict=True):
         sample.x = vocabulary(own[: sample.num_nodes])
     classes = len({label for _, label in texts})
-    return {"train": data, "test": test_data, "words": vocabulary.size, "classes": classes}
+    return {
+        "train": data, "test": test_data, "test_words": test_words, "words": vocabulary.size,
+        "classes": classes,
+    }  # fmt: skip
 
 
 def first_words(sample: Hierarchy, num: int) -> Hierarchy:
@@ -251,3 +254,194 @@ def train(
         "parameters": parameters(model),
         "model": model,
     }
+
+
+def table(results: dict[str, Any]) -> str:
+    """Returns the results as a Markdown table."""
+    lines = [
+        f"| model | all test texts | more than {LONG} words | parameters | seconds | a step [s] |",
+        "|:--|--:|--:|--:|--:|--:|",
+    ]
+    for name, r in results.items():
+        lines.append(
+            f"| {name} | {spread(r['accuracy'])} | {spread(r['long'])} "
+            f"| {r['parameters']:,} | {mean(r['seconds']):.0f} | {mean(r['step']):.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def mean(values: list[float]) -> float:
+    """Returns the mean."""
+    return sum(values) / len(values)
+
+
+def spread(values: list[float]) -> str:
+    """Returns mean ± standard deviation."""
+    return f"{mean(values):.3f} ± {float(torch.tensor(values).std(correction=0)):.3f}"
+
+
+def draw(results: dict[str, Any], shown: Any, out: Path) -> None:
+    """Saves accuracies against time, and a text with what its words get of the readout."""
+    matplotlib = importlib.import_module("matplotlib")
+    matplotlib.use("Agg")
+    plt = importlib.import_module("matplotlib.pyplot")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), width_ratios=(1, 1))
+    colors = dict(zip(ATTENTION, ("tab:orange", "tab:blue", "tab:cyan", "tab:gray"), strict=True))
+    for name, r in results.items():
+        attention, _, states = name.partition(" + ")
+        left.errorbar(
+            mean(r["seconds"]), 100 * mean(r["long"]),
+            yerr=100 * float(torch.tensor(r["long"]).std(correction=0)), capsize=3,
+            marker="o" if states else "s", color=colors[attention], markersize=8,
+            mfc=colors[attention] if states else "white",
+        )  # fmt: skip
+        left.annotate(
+            name, (mean(r["seconds"]), 100 * mean(r["long"])), xytext=(7, 5),
+            textcoords="offset points", fontsize=8,
+        )  # fmt: skip
+    left.set_xlabel("seconds of training")
+    left.set_ylabel(f"accuracy on texts of more than {LONG} words [%]")
+    left.margins(x=0.3)
+    words, weights = shown
+    right.set_axis_off()
+    right.set_title("what the words of a test text speak for (orange: for its class)", fontsize=10)
+    top = max(float(weights.abs().max()), 1e-12)
+    x = y = 0.0
+    for word, weight in zip(words, (weights / top).tolist(), strict=True):
+        wide = (len(word) + 1) / 92
+        if x + wide > 1:
+            x, y = 0.0, y + 0.052
+        if y > 0.97:
+            break
+        color = (1, 0.55, 0.1, min(1.0, abs(weight))) if weight > 0 else (0.2, 0.5, 1, -weight)
+        box = {"facecolor": color, "edgecolor": "none", "pad": 1.2}
+        right.text(x, 1 - y, word, family="monospace", fontsize=6.4, va="top", bbox=box)
+        x += wide
+    fig.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(out, dpi=120)
+    plt.close(fig)
+
+
+def speaks_for(model: Any, sample: Hierarchy) -> Tensor:
+    """Returns of each word the gradient of its class's logit along its embedding, ``[N]``."""
+    batch = Batch.from_data_list([sample])
+    seen: list[Tensor] = []
+    handle = model.lin_in.register_forward_hook(lambda module, args, out: seen.append(out))
+    logits = model(batch.x, batch.tree)
+    handle.remove()
+    other = logits.clone()
+    other[0, batch.y] = -torch.inf
+    (grad,) = torch.autograd.grad(logits[0, batch.y] - other.amax(), seen[0])
+    return (grad * seen[0]).sum(1).detach()
+
+
+def show(corpus: dict[str, Any], model: Any) -> tuple[list[str], Tensor]:
+    """Returns the words of a long test text that is not too long, and what they speak for."""
+    sizes = torch.tensor([h.num_nodes for h in corpus["test"]])
+    index = int((sizes - 250).abs().argmin())
+    return corpus["test_words"][index], speaks_for(model.eval(), corpus["test"][index])
+
+
+def main(
+    data: str | Path | None = None,
+    seeds: int = 5,
+    epochs: int = 3,
+    limit: int = 8000,
+    test_limit: int | None = None,
+    variants: tuple[str, ...] = VARIANTS,
+    channels: int = 64,
+    layers: int = 1,
+    batch_words: int = 8000,
+    rate: float = 3e-3,
+    word_dropout: float = 0.0,
+    out: str | Path = FIGURE,
+    record: str | Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Trains every model with every seed, prints the table, saves the picture.
+
+    Args:
+        data: folder of the Large Movie Review Dataset. (default: docstrings of libraries)
+        seeds: number of initialisations and orders of the batches.
+        epochs: epochs of each run.
+        limit: number of texts for training.
+        test_limit: number of texts for testing. (default: all)
+        variants: which models.
+        channels: width of the models.
+        layers: their number of layers.
+        batch_words: words of a batch.
+        rate: highest learning rate.
+        word_dropout: probability of hiding a word in training.
+        out: where the picture goes.
+        record: where results go as JSON, after each run; what is there already is not run again.
+        progress: show a progress bar.
+
+    Returns:
+        Of each model ``accuracy`` and ``long`` (on texts of more than 512 words), ``seconds`` and
+        ``step``, a list of a number for each seed; ``parameters``; and the path of the ``picture``.
+    """
+    if seeds < 1 or epochs < 1:
+        raise ValueError(f"Expected at least 1 seed and 1 epoch (got {seeds} and {epochs})")
+    for name in variants:
+        if name not in VARIANTS:
+            raise ValueError(f"Expected 'variants' among {list(VARIANTS)} (got {name!r})")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # batches of this size gain little from more
+    options = {
+        "epochs": epochs, "channels": channels, "layers": layers, "batch_words": batch_words,
+        "rate": rate, "word_dropout": word_dropout,
+    }  # fmt: skip
+    corpus = load(None if data is None else Path(data), limit, test_limit, progress)
+    file = None if record is None else Path(record)
+    results: dict[str, Any] = json.loads(file.read_text()) if file and file.exists() else {}
+    steps = sum(len(batches(corpus["train"], batch_words, epoch)) for epoch in range(epochs))
+    model = None
+    with progress_bar(
+        total=len(variants) * seeds * steps, desc="training", unit="step", disable=not progress
+    ) as bar:
+        for seed in range(seeds):
+            for name in variants:
+                kept = results.setdefault(name, {})
+                if len(kept.get("long", [])) > seed:
+                    bar.update(steps)
+                    continue
+                bar.set_description(name, refresh=False)
+                run = train(corpus, name, seed, options, bar)
+                trained = run.pop("model")
+                model = trained if model is None or name == "HSA" else model
+                kept["parameters"] = run.pop("parameters")
+                for key, value in run.items():
+                    kept.setdefault(key, []).append(value)
+                if file:
+                    file.write_text(json.dumps(results, indent=1))
+    torch.set_num_threads(threads)
+    results = {name: results[name] for name in variants}
+    print(f"\n{table(results)}\n\n{len(corpus['train']):,} texts for training, "
+          f"{len(corpus['test']):,} for testing; {seeds} seeds, mean ± standard deviation")
+    if model is not None:
+        draw(results, show(corpus, model), Path(out))
+        print(f"picture: {out}")
+    return {**results, "picture": str(out)}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Long texts and their hierarchy")
+    parser.add_argument("--data", type=Path, help="folder of the Large Movie Review Dataset")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=8000, help="texts for training")
+    parser.add_argument("--test-limit", type=int, help="texts for testing (default: all)")
+    parser.add_argument("--variants", help="names of models, with commas (default: all)")
+    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--word-dropout", type=float, default=0.0)
+    parser.add_argument("--out", type=Path, default=FIGURE, help="where to save the picture")
+    parser.add_argument("--record", type=Path, help="JSON of the results; goes on from there")
+    parser.add_argument("--fast", action="store_true", help="few texts and epochs: a first look")
+    args = vars(parser.parse_args())
+    if args.pop("fast"):
+        args.update(seeds=1, epochs=2, limit=800, test_limit=400)
+    chosen = args.pop("variants")
+    main(**args, variants=tuple(chosen.split(",")) if chosen else VARIANTS)

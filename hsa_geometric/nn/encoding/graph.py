@@ -74,7 +74,7 @@ class GraphEncoding(DomainEncoding):
 
     Two siblings are joined if an edge joins a leaf of the one and a leaf of the other. The place is
     the probability of being back after :math:`1, \dots, F` steps of a random walk on that graph,
-    worked out from :obj:`edge_index`, or :obj:`tree_pos` where it is given (Laplacian eigenvectors,
+    worked out from :obj:`edge_index`; without edges it is :obj:`tree_pos` (Laplacian eigenvectors,
     for example).
 
     Args:
@@ -88,7 +88,7 @@ class GraphEncoding(DomainEncoding):
 
     def forward(self, where: Where) -> Tensor:
         """Features ``[n, out_channels]``."""
-        if where.tree_pos is None and where.edge_index is not None:
+        if where.edge_index is not None:
             with torch.no_grad():
                 place = random_walk_positions(where.tree, where.edge_index, self.out_channels)
             return where.of(place)
