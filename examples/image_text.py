@@ -121,7 +121,7 @@ def train(model: Any, shuffles: list[list[Batch]], test: Batch, epochs: int, bar
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            bar.set_postfix_str(f"loss {float(loss):.3f}", refresh=False)
+            bar.set_postfix_str(f"loss {float(loss.detach()):.3f}", refresh=False)
             bar.update()
     seconds = time.process_time() - start
     model.eval()

@@ -84,7 +84,7 @@ def train(
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            bar.set_postfix_str(f"loss {float(loss):.3f}", refresh=False)
+            bar.set_postfix_str(f"loss {float(loss.detach()):.3f}", refresh=False)
             bar.update()
     seconds = time.process_time() - start
     model.eval()
