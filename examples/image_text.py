@@ -69,19 +69,19 @@ def caption(digit: int, wrong: float, draw: random.Random) -> str:
     return f"{words[0]} and {words[1]}, {words[2]}, {words[3]}"
 
 
-def load(noise: float = 0.5, wrong: float = 0.25) -> tuple[list[Hierarchy], list[str]]:
+def load(limit: int | None, noise: float = 0.5) -> tuple[list[Hierarchy], list[str]]:
     """Returns images and captions as hierarchies with their class ``y``, and the captions."""
     from sklearn.datasets import load_digits
 
     digits, draw = load_digits(), random.Random(0)
-    images = torch.tensor(digits.images).float() / 16
+    images = torch.tensor(digits.images[:limit]).float() / 16
     images = images + noise * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     angle = torch.arange(8) * torch.pi / 8
     waves = [wave.expand(8, 8) for wave in (angle.sin(), angle.cos())]
     where = torch.stack([*waves, *(wave.t() for wave in waves)])
     data, captions = [], []
-    for image, digit in zip(images, digits.target.tolist(), strict=True):
-        captions.append(caption(digit, wrong, draw))
+    for image, digit in zip(images, digits.target[:limit].tolist(), strict=True):
+        captions.append(caption(digit, 0.25, draw))
         sample = {"image": torch.cat([image[None], where]), "caption": captions[-1]}
         data.append(SIGNAL.to_hierarchy(sample, y=torch.tensor([digit])))
     return data, captions
@@ -155,12 +155,12 @@ def draw_picture(results: dict, model: Any, sample: Hierarchy, text: str, out: P
               xerr=[100 * results[n]["std"] for n in names], color="tab:orange")  # fmt: skip
     left.set(xlabel="accuracy [%]", xlim=(100 * min(r["mean"] for r in results.values()) - 10, 100))
     left.invert_yaxis()
-    pixels = SIGNAL.to_nested(sample)["image"][0]
+    pixels = SIGNAL.to_nested(sample)["image"][0].numpy()
     image.imshow(pixels, cmap="gray_r")
     image.set_title(f"a {int(sample.y)}, with noise")
     weights = speaks_for(model, sample)
     top = float(weights.abs().max())
-    patch = weights[sample.leaf_type == 0].view(4, 4)
+    patch = weights[sample.leaf_type == 0].view(4, 4).numpy()
     share.imshow(patch, cmap="PuOr_r", vmin=-top, vmax=top)
     share.set_title("what speaks for its class (orange)")
     words = text.replace(",", " ,").split()
@@ -180,6 +180,7 @@ def main(
     seeds: int = 5,
     epochs: int = 20,
     samples: int = 600,
+    limit: int | None = None,
     out: str | Path = FIGURE,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -189,6 +190,7 @@ def main(
         seeds: number of splits and initialisations.
         epochs: epochs of each run.
         samples: number of samples for training; all others are for testing.
+        limit: use only the first so many samples.
         out: where the picture goes.
         progress: show a progress bar.
 
@@ -196,7 +198,7 @@ def main(
         Of each model ``accuracy`` (a list), ``mean``, ``std``, ``parameters`` and ``seconds`` (of
         CPU, of a run on average); and the path of the ``picture``.
     """
-    data, captions = load()
+    data, captions = load(limit)
 
     def prepare(seed: int) -> list[list[Batch]]:
         order = shuffle(len(data), seed)

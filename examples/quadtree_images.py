@@ -121,10 +121,10 @@ def draw(results: dict[str, Any], models: dict[str, Any], image: Tensor, out: Pa
     axes[0].set(xlim=(100 * low - 1, 100), xlabel="accuracy [%]")
     axes[0].invert_yaxis()
     pixel = int(image[:, 0].argmax())
-    axes[1].imshow(image[:, 0].view(SIDE, SIDE), cmap="gray_r")
+    axes[1].imshow(image[:, 0].view(SIDE, SIDE).numpy(), cmap="gray_r")
     axes[1].set_title("a digit")
     for ax, (name, model) in zip(axes[2:], models.items(), strict=True):
-        ax.imshow(attention_from(model, image, pixel), cmap="Oranges")
+        ax.imshow(attention_from(model, image, pixel).numpy(), cmap="Oranges")
         ax.set_title(name, fontsize=10)
     for ax in axes[1:]:
         ax.plot(pixel % SIDE, pixel // SIDE, "x", color="tab:blue")

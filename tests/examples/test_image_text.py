@@ -11,7 +11,7 @@ image_text = load_example("image_text")
 
 def test_main_compares_equal_models_and_saves_a_picture(tmp_path, capsys):
     out = tmp_path / "new" / "image_text.png"
-    results = image_text.main(seeds=1, epochs=1, samples=60, out=out, progress=False)
+    results = image_text.main(1, 1, samples=60, limit=90, out=out, progress=False)
     assert out.stat().st_size > 10_000 and results["picture"] == str(out)
     counts = [results[name]["parameters"] for name in image_text.VARIANTS]
     assert max(counts) <= 1.01 * min(counts)
@@ -31,7 +31,7 @@ def test_captions_tell_digits_apart_but_for_wrong_words():
 
 
 def test_a_sample_is_16_patches_on_a_quadtree_and_7_words():
-    data, captions = image_text.load()
+    data, captions = image_text.load(3)
     h = data[0]
     assert h.leaf_type.tolist() == [0] * 16 + [1] * 7
     assert h.x_patch.shape == (16, 20) and h.x_word.shape == (7,)
@@ -42,7 +42,7 @@ def test_a_sample_is_16_patches_on_a_quadtree_and_7_words():
 
 @pytest.mark.parametrize("variant", image_text.VARIANTS)
 def test_a_batch_is_as_one_by_one(variant):
-    data, _ = image_text.load()
+    data, _ = image_text.load(3)
     model = image_text.make_model(variant).eval()
     together = model(Batch.from_data_list(data[:3]))
     alone = torch.cat([model(Batch.from_data_list([h])) for h in data[:3]])
@@ -51,4 +51,4 @@ def test_a_batch_is_as_one_by_one(variant):
 
 def test_main_refuses_zero_epochs():
     with pytest.raises(ValueError, match="at least 1 seed and 1 epoch"):
-        image_text.main(epochs=0, progress=False)
+        image_text.main(epochs=0, limit=30, progress=False)
