@@ -19,8 +19,10 @@ with ``--data aclImdb`` on the folder of the `Large Movie Review Dataset
 
 import argparse
 import collections
+import copy
 import importlib
 import inspect
+import itertools
 import json
 import math
 import pkgutil
@@ -73,29 +75,33 @@ def reviews(folder: Path, part: str) -> Iterator[Text]:
 def docstrings() -> list[Text]:
     """Returns the longer docstrings of installed libraries, without the libraries' names."""
     found: dict[str, int] = {}
-    hidden = re.compile("|".join((*LIBRARIES, "scikit-learn", "pytorch", r"\bnp\b", r"\bnx\b")), re.I)
-    for label, name in enumerate(LIBRARIES):
-        package = importlib.import_module(name)
-        for info in pkgutil.iter_modules(package.__path__, f"{name}."):
-            if ".test" in info.name or "._" in info.name:
-                continue
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    module = importlib.import_module(info.name)
-            except Exception:  # parts of libraries that need more than is installed
-                continue
-            for _, thing in inspect.getmembers(module):
-                if not (getattr(thing, "__module__", "") or "").startswith(name):
-                    continue
-                things = [thing]
-                if inspect.isclass(thing):
-                    things += [value for _, value in inspect.getmembers(thing, callable)]
-                for one in things:
-                    text = inspect.getdoc(one) or ""
-                    if len(text) > 400:
-                        found.setdefault(hidden.sub("", text), label)
+    names = (*LIBRARIES, "scikit-learn", "pytorch", r"\bnp\b", r"\bnx\b")
+    hidden = re.compile("|".join(names), re.IGNORECASE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for label, name in enumerate(LIBRARIES):
+            for thing in members(name):
+                text = inspect.getdoc(thing) or ""
+                if len(text) > 400:
+                    found.setdefault(hidden.sub("", text), label)
     return sorted(found.items())
+
+
+def members(library: str) -> Iterator[Any]:
+    """Yields the public functions and classes of a library, and the methods of these."""
+    package = importlib.import_module(library)
+    for info in pkgutil.iter_modules(package.__path__, f"{library}."):
+        if ".test" in info.name or "._" in info.name:
+            continue
+        try:
+            module = importlib.import_module(info.name)
+        except Exception:  # parts that need more than is installed
+            continue
+        for _, thing in inspect.getmembers(module):
+            if (getattr(thing, "__module__", "") or "").startswith(library):
+                yield thing
+                if inspect.isclass(thing):
+                    yield from (value for _, value in inspect.getmembers(thing, callable))
 
 
 class Vocabulary:
@@ -180,23 +186,27 @@ def collate(data: list[Hierarchy], index: list[int]) -> Batch:
     return Batch.from_data_list([data[i] for i in index])
 
 
-def make_model(variant: str, words: int, classes: int, channels: int, layers: int) -> Any:
+def make_model(
+    variant: str, words: int, classes: int, channels: int, layers: int, positions: str | None
+) -> Any:
     """Returns the model of a variant; what it lacks of others' parameters, its MLP has more of."""
     name, _, states = variant.partition(" + ")
 
     def model(mlp_channels: int) -> Any:
         return HierarchicalTransformer(
             Ids(words), channels, classes, layers, heads=4, attention=ATTENTION[name],
-            states="mean" if states else None, num_levels=3, mlp_channels=mlp_channels,
-            dropout=0.1, domains="sequence" if ATTENTION[name] else None,
+            states="mean" if states else None, num_levels=1, mlp_channels=mlp_channels,
+            domains=positions if ATTENTION[name] else None, readout="attention",
+            attn_kwargs={"num_levels": 3},
         )  # fmt: skip
 
+    least = channels // 2
     aim = parameters(HierarchicalTransformer(
-        Ids(words), channels, classes, layers, heads=4, states="mean", num_levels=3,
-        mlp_channels=channels, domains="sequence",
+        Ids(words), channels, classes, layers, heads=4, states="mean", num_levels=1,
+        mlp_channels=least, domains=positions, readout="attention", attn_kwargs={"num_levels": 3},
     ))  # fmt: skip
-    less = aim - parameters(model(channels))
-    return model(channels + round(less / (layers * (2 * channels + 1))))
+    less = aim - parameters(model(least))
+    return model(least + round(less / (layers * (2 * channels + 1))))
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -204,26 +214,45 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if "lin_in" not in name)
 
 
+@torch.no_grad()
+def right(model: Any, data: list[Hierarchy], words: int) -> Tensor:
+    """Returns 1 for each text whose class the model tells, else 0."""
+    model.eval()
+    out = torch.empty(len(data))
+    for index in batches(data, 4 * words, None):
+        batch = collate(data, index)
+        out[index] = (model(batch.x, batch.tree).argmax(1) == batch.y).float()
+    model.train()
+    return out
+
+
 def train(
     corpus: dict[str, Any], variant: str, seed: int, options: dict[str, Any], bar: Any
 ) -> dict[str, Any]:
-    """Trains one model; returns its accuracy on all test texts and on the long ones."""
+    """Trains one model; returns its accuracy on all test texts and on the long ones, as of the
+    epoch that is best on a tenth of the training texts, which is held out.
+    """
     data, test = corpus["train"], corpus["test"]
     if "512" in variant:
         data, test = ([first_words(h, LONG) for h in part] for part in (data, test))
+    held_out = max(len(data) // 10, 1)  # to choose the epoch by
+    data, validation = data[held_out:], data[:held_out]
     torch.manual_seed(seed)
     model = make_model(
-        variant, corpus["words"], corpus["classes"], options["channels"], options["layers"]
-    )
+        variant, corpus["words"], corpus["classes"], options["channels"], options["layers"],
+        options["positions"],
+    )  # fmt: skip
     words = options["batch_words"]
-    plan = [part for epoch in range(options["epochs"])
-            for part in batches(data, words, 1000 * seed + epoch)]  # fmt: skip
+    epochs = [batches(data, words, 1000 * seed + epoch) for epoch in range(options["epochs"])]
+    plan = [part for epoch in epochs for part in epoch]
+    ends = set(itertools.accumulate(map(len, epochs)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=options["rate"], weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, options["rate"], total_steps=len(plan), pct_start=0.1
     )
+    best, best_state = -1.0, model.state_dict()
     start, losses = time.perf_counter(), []
-    for index in plan:
+    for step, index in enumerate(plan):
         batch = collate(data, index)
         x = batch.x
         if options["word_dropout"]:
@@ -234,21 +263,21 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        losses.append(float(loss))
-        bar.set_postfix_str(f"seed {seed}, loss {sum(losses[-50:]) / len(losses[-50:]):.3f}",
-                            refresh=False)  # fmt: skip
+        losses.append(float(loss.detach()))
+        status = f"seed {seed}, loss {sum(losses[-50:]) / len(losses[-50:]):.3f}"
+        bar.set_postfix_str(status, refresh=False)
         bar.update()
+        if step + 1 in ends:
+            accuracy = float(right(model, validation, words).mean())
+            if accuracy > best:
+                best, best_state = accuracy, copy.deepcopy(model.state_dict())
     seconds = time.perf_counter() - start
-    model.eval()
-    right = torch.empty(len(test))
-    with torch.no_grad():
-        for index in batches(test, 4 * words, None):
-            batch = collate(test, index)
-            right[index] = (model(batch.x, batch.tree).argmax(1) == batch.y).float()
+    model.load_state_dict(best_state)
+    correct = right(model, test, words)
     long = torch.tensor([h.num_nodes > LONG for h in corpus["test"]])
     return {
-        "accuracy": float(right.mean()),
-        "long": float(right[long].mean()) if long.any() else math.nan,
+        "accuracy": float(correct.mean()),
+        "long": float(correct[long].mean()) if long.any() else math.nan,
         "seconds": seconds,
         "step": seconds / len(plan),
         "parameters": parameters(model),
@@ -354,7 +383,8 @@ def main(
     layers: int = 1,
     batch_words: int = 8000,
     rate: float = 3e-3,
-    word_dropout: float = 0.0,
+    word_dropout: float = 0.2,
+    positions: str | None = None,
     out: str | Path = FIGURE,
     record: str | Path | None = None,
     progress: bool = True,
@@ -373,6 +403,7 @@ def main(
         batch_words: words of a batch.
         rate: highest learning rate.
         word_dropout: probability of hiding a word in training.
+        positions: domain of the words' and sentences' places, such as ``'sequence'``.
         out: where the picture goes.
         record: where results go as JSON, after each run; what is there already is not run again.
         progress: show a progress bar.
@@ -390,12 +421,13 @@ def main(
     torch.set_num_threads(1)  # batches of this size gain little from more
     options = {
         "epochs": epochs, "channels": channels, "layers": layers, "batch_words": batch_words,
-        "rate": rate, "word_dropout": word_dropout,
+        "rate": rate, "word_dropout": word_dropout, "positions": positions,
     }  # fmt: skip
     corpus = load(None if data is None else Path(data), limit, test_limit, progress)
     file = None if record is None else Path(record)
     results: dict[str, Any] = json.loads(file.read_text()) if file and file.exists() else {}
-    steps = sum(len(batches(corpus["train"], batch_words, epoch)) for epoch in range(epochs))
+    seen = corpus["train"][max(len(corpus["train"]) // 10, 1) :]
+    steps = sum(len(batches(seen, batch_words, epoch)) for epoch in range(epochs))
     model = None
     with progress_bar(
         total=len(variants) * seeds * steps, desc="training", unit="step", disable=not progress
@@ -417,8 +449,10 @@ def main(
                     file.write_text(json.dumps(results, indent=1))
     torch.set_num_threads(threads)
     results = {name: results[name] for name in variants}
-    print(f"\n{table(results)}\n\n{len(corpus['train']):,} texts for training, "
-          f"{len(corpus['test']):,} for testing; {seeds} seeds, mean ± standard deviation")
+    print(
+        f"\n{table(results)}\n\n{len(corpus['train']):,} texts for training, "
+        f"{len(corpus['test']):,} for testing; {seeds} seeds, mean ± standard deviation"
+    )
     if model is not None:
         draw(results, show(corpus, model), Path(out))
         print(f"picture: {out}")
@@ -436,7 +470,8 @@ if __name__ == "__main__":
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--word-dropout", type=float, default=0.0)
+    parser.add_argument("--word-dropout", type=float, default=0.2)
+    parser.add_argument("--positions", help="domain of places, such as 'sequence'")
     parser.add_argument("--out", type=Path, default=FIGURE, help="where to save the picture")
     parser.add_argument("--record", type=Path, help="JSON of the results; goes on from there")
     parser.add_argument("--fast", action="store_true", help="few texts and epochs: a first look")

@@ -89,8 +89,11 @@ class TreeIndex:
         """What ``make`` returned at the first call with this name: the one cache of a tree.
 
         All indices of one :attr:`key` and device find it; it is freed with the last of them, and
-        not pickled. Threads that ask at once may both make it; one result stays.
+        not pickled. Threads that ask at once may both make it; one result stays. While a graph is
+        compiled, it becomes part of the graph.
         """
+        if torch.compiler.is_compiling():
+            return make()
         if name not in self._found:
             with plainly():
                 self._found.setdefault(name, make())

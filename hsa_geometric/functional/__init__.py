@@ -4,6 +4,7 @@ from .attention import attention_matrix, hierarchical_attention
 from .clusters import Clusters, clusters_at
 from .coarse_edges import CoarseEdges, coarse_edges
 from .coarse_tree import CoarseTree, coarse_tree
+from .entmax_attention import entmax_attention
 from .lift import lift
 from .pool import pool
 from .sibling_rank import sibling_rank
@@ -19,6 +20,7 @@ __all__ = [
     "coarse_edges",
     "coarse_tree",
     "distribute",
+    "entmax_attention",
     "hierarchical_attention",
     "lift",
     "pool",

@@ -40,9 +40,10 @@ def _rank(tree: TreeIndex) -> Tensor:
     first[tree.leaf_ids] = ids[: tree.num_leaves]
     first = over_subtrees(first, tree.parent, "amin")[tree.order]
     # By position a family is one slice, and so are its members sorted by their first leaf.
-    roots = tree.num_trees
-    order = torch.argsort((tree.up * tree.num_leaves + first)[roots:]) + roots
-    start = tree.family_ptr[:-1].repeat_interleave(tree.family_ptr.diff())
+    roots, size = tree.num_trees, tree.family_ptr.diff()
+    family = ids[: size.numel()].repeat_interleave(size)
+    order = torch.argsort(family * tree.num_leaves + first[roots:]) + roots
+    start = tree.family_ptr[family]
     rank = torch.zeros_like(ids)
     rank[order] = ids[roots:] - start
     return rank[tree.position]

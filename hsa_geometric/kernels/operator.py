@@ -39,10 +39,16 @@ def attention(call: Call, backend: str) -> Result:
         return out, evidence
     module = SHAPES if has_no_numbers(call.q) else load(backend)
     if hasattr(module, "attend"):
-        return exactly(partial(_attend, module, call[NUM_LEARNED:]), *call.learned)
+        return attend_by(module, call)
     if not save:
         return module.forward(call, False)[:2]
     return Attention.apply(module, call[NUM_LEARNED:], *call.learned)
+
+
+def attend_by(module: Any, call: Call) -> Result:
+    """What a module of plain tensor code gives, which PyTorch differentiates."""
+    out: Result = exactly(partial(_attend, module, call[NUM_LEARNED:]), *call.learned)
+    return out
 
 
 def load(backend: str) -> Any:

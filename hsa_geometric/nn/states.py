@@ -9,8 +9,9 @@ from torch_geometric.nn.dense.linear import HeteroLinear, Linear
 from ..functional.checks import as_tree, check_channels, check_mass, check_rows, check_tensor
 from ..functional.options import check_choice
 from ..kernels.call import accumulator
-from ..kernels.scatter import sweep
 from ..tree import TreeIndex
+from ._inner import InnerNodes, inner_nodes
+from ._typed import sorted_linear
 
 
 class InnerStates(torch.nn.Module):
@@ -43,7 +44,8 @@ class InnerStates(torch.nn.Module):
         - **output:** :math:`(N, F)` for the leaves, to be added to :obj:`x`, and the new states
           :math:`(I, F)`. A leaf that is a whole tree gets 0.
 
-    Cost: one sweep up, one down and :math:`O(I)` products.
+    Cost: one sweep up, one down and :math:`O(I)` products. How many nodes a level has depends on
+    data, so ``torch.compile`` breaks its graph here.
 
     Example:
         >>> import torch
@@ -53,9 +55,7 @@ class InnerStates(torch.nn.Module):
         (torch.Size([3, 8]), torch.Size([2, 8]))
     """
 
-    def __init__(
-        self, channels: int, num_levels: int = 4, *, reduce: str = "mean", heads: int = 1
-    ):
+    def __init__(self, channels: int, num_levels: int = 4, *, reduce: str = "mean", heads: int = 1):
         super().__init__()
         check_choice(reduce, "reduce", ("mean", "attention"))
         for name, value in (("channels", channels), ("num_levels", num_levels), ("heads", heads)):
@@ -104,61 +104,46 @@ class InnerStates(torch.nn.Module):
         check_rows(x, "x", tree)
         check_channels(x, "x", self.channels)
         check_mass(mass, tree)
-        inner = inner_nodes(tree)
-        if states is None:
-            states = x.new_zeros(inner.shape[1], self.channels)
-        elif states.shape != (inner.shape[1], self.channels):
+        inner, shape = inner_nodes(tree), [tree.family_parent.shape[0], self.channels]
+        if states is not None and list(states.shape) != shape:
             raise ValueError(
-                f"Expected 'states' to be of shape {[inner.shape[1], self.channels]}, one row for "
-                f"each inner node (got {list(states.shape)})"
+                f"Expected 'states' to be of shape {shape}, one row for each inner node "
+                f"(got {list(states.shape)})"
             )
-        position, level = inner
-        level = level.clamp(max=self.num_levels - 1)
+        below = self._up(x, inner, mass).to(x.dtype)
+        old = torch.zeros_like(below) if states is None else states
+        states = old.index_select(0, inner.rank)  # by level, so that each level is a slice
 
-        below = torch.cat([self._up(x, tree, position, mass).to(states.dtype), states], dim=1)
-        new, gate = self.lin_up(below, level).chunk(2, dim=1)
+        both = torch.cat([below, states.to(x.dtype)], dim=1)
+        new, gate = self._by_level(self.lin_up, both, inner).chunk(2, dim=1)
         states = states + torch.sigmoid(gate) * torch.nn.functional.gelu(new)
-        down = self.lin_down(states, level)
+        told = self._by_level(self.lin_down, states.to(x.dtype), inner)
+        out = inner.down(told.to(accumulator(told.dtype))).to(x.dtype)
+        return out, states.index_select(0, inner.by_id)
 
-        rows = down.new_zeros(tree.num_nodes, self.channels, dtype=accumulator(down.dtype))
-        rows = rows.index_copy(0, position, down.to(rows.dtype))
-        return (sweep(rows, True, tree) / _above(tree)[:, None]).to(x.dtype), states
-
-    def _up(self, x: Tensor, tree: TreeIndex, position: Tensor, mass: Tensor | None) -> Tensor:
+    def _up(self, x: Tensor, inner: InnerNodes, mass: Tensor | None) -> Tensor:
         """Means over the leaves below each inner node, in float32 at least."""
-        x = x.to(accumulator(x.dtype))
-        if self.lin_score is None and mass is None:
-            return sweep(x, False, tree)[position] / tree.count[position][:, None]
-        weight = x.new_ones(x.shape[0], 1) if mass is None else mass.to(x.dtype)[:, None]
-        if self.lin_score is not None:
-            # Bounded, so that no sum of exponentials underflows where another one does not.
-            score = 10 * torch.tanh(self.lin_score(x).to(x.dtype) / 10)
-            weight = weight * score.exp()
         if mass is not None:
             x = x.masked_fill((mass == 0)[:, None], 0.0)  # whatever padding holds
+        rows = x.to(accumulator(x.dtype))
+        if self.lin_score is None and mass is None:
+            return inner.up(rows) / inner.leaves[:, None]
+        weight = rows.new_ones(x.shape[0], 1) if mass is None else mass.to(rows.dtype)[:, None]
+        if self.lin_score is not None:
+            # Bounded, so that no sum of exponentials underflows where another one does not.
+            score = 10 * torch.tanh(self.lin_score(x).to(rows.dtype) / 10)
+            weight = weight * score.exp()
         heads = weight.shape[1]
-        x = (x.view(-1, heads, self.channels // heads) * weight[:, :, None]).flatten(1)
-        sums = sweep(torch.cat([x, weight], dim=1), False, tree)[position]
-        x, total = sums.split([self.channels, heads], dim=1)
+        rows = (rows.unflatten(1, (heads, -1)) * weight[:, :, None]).flatten(1)
+        total = inner.up(weight)
         total = torch.where(total > 0, total, 1.0)[:, :, None]
-        return (x.view(-1, heads, self.channels // heads) / total).flatten(1)
+        return (inner.up(rows).unflatten(1, (heads, -1)) / total).flatten(1)
+
+    def _by_level(self, lin: HeteroLinear, x: Tensor, inner: InnerNodes) -> Tensor:
+        """Each level's linear map of rows that are sorted by level."""
+        last = self.num_levels - 1
+        sizes = [*inner.sizes[:last], sum(inner.sizes[last:])]
+        return sorted_linear(lin, x, sizes)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.channels}, num_levels={self.num_levels})"
-
-
-def inner_nodes(tree: TreeIndex) -> Tensor:
-    """``[2, I]`` position and level of each inner node, in ascending id."""
-
-    def make() -> Tensor:
-        ids = tree.order[tree.family_parent].sort().values
-        return torch.stack([tree.position[ids], tree.level[ids]])
-
-    out: Tensor = tree.once("inner_nodes", make)
-    return out
-
-
-def _above(tree: TreeIndex) -> Tensor:
-    """``[N]`` number of inner nodes above each leaf, at least 1 to divide by."""
-    out: Tensor = tree.once("above", lambda: tree.level[tree.leaf_ids].clamp(min=1))
-    return out

@@ -9,6 +9,7 @@ No derivative is written by hand, so those of any order and in forward mode are 
 ``siblings``   softmax within families
 ``tiles``      families as padded tiles
 ``recursion``  log evidence upward, what is kept inside downward
+``entmax``     1.5-entmax within families instead
 ``operator``   the sweeps as one operator, for torch.compile
 =============  ==================================================================================
 """

@@ -56,8 +56,9 @@ def random_walk_positions(tree: TreeIndex, edge_index: Tensor, steps: int) -> Te
     num = tree.num_nodes
     row, col = sibling_edges(tree, torch.cat([edge_index, edge_index.flip(0)], dim=1))
     degree = torch.bincount(row, minlength=num)
-    walk = torch.sparse_coo_tensor(torch.stack([row, col]), 1.0 / degree[row], (num, num))
-    walk = walk.coalesce()
+    walk = torch.sparse_coo_tensor(
+        torch.stack([row, col]), 1.0 / degree[row], (num, num), check_invariants=False
+    ).coalesce()
     power, out = walk, torch.zeros(num, steps, device=tree.device)
     for step in range(steps):
         index, value = power.indices(), power.values()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear
+from torch_geometric.nn.inits import reset
 
 from ...functional.options import check_integer, check_integers
 
@@ -53,9 +54,7 @@ class TypedInput(torch.nn.Module):
     def __init__(self, in_channels: Mapping[str, int | Ids], out_channels: int):
         super().__init__()
         if not isinstance(in_channels, Mapping) or not in_channels:
-            raise TypeError(
-                f"Expected 'in_channels' to map types to widths (got {in_channels!r})"
-            )
+            raise TypeError(f"Expected 'in_channels' to map types to widths (got {in_channels!r})")
         self.types = tuple(in_channels)
         self.in_channels = dict(in_channels)
         self.out_channels = out_channels
@@ -66,7 +65,7 @@ class TypedInput(torch.nn.Module):
     def reset_parameters(self) -> None:
         """Draw all learnable parameters anew."""
         for module in self.maps:
-            module.reset_parameters()  # type: ignore[operator]
+            reset(module)
 
     def forward(self, x: Mapping[str, Tensor], leaf_type: Tensor) -> Tensor:
         """Run the layer.
@@ -85,7 +84,7 @@ class TypedInput(torch.nn.Module):
             for number, (name, module) in enumerate(zip(self.types, self.maps, strict=True))
             if name in x and x[name].shape[0]
         ]
-        like = parts[0][1] if parts else self.maps[0].weight
+        like: Any = parts[0][1] if parts else self.maps[0].weight
         out = like.new_zeros(leaf_type.shape[0], self.out_channels)
         for number, rows in parts:
             where = (leaf_type == number).nonzero().view(-1)
@@ -135,21 +134,24 @@ def input_map(in_channels: int | Ids, out_channels: int) -> torch.nn.Module:
         torch.nn.init.normal_(table.weight, std=out_channels**-0.5)
         return table
     check_integer(in_channels, "in_channels", -1)
+    if in_channels == 0:
+        raise ValueError("Expected 'in_channels' to be positive, or -1 (got 0)")
     return Linear(in_channels, out_channels)
 
 
 def apply_input(module: torch.nn.Module, x: Tensor, name: str) -> Tensor:
     """The map of an input, checked."""
     if isinstance(module, torch.nn.Embedding):
-        check_integers(x, name)
+        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+            raise TypeError(f"Expected {name} to hold integers, which are ids (got {x.dtype})")
         if x.dim() != 1:
             raise ValueError(f"Expected {name} to be ids [N] (got shape {list(x.shape)})")
         num = module.num_embeddings
-        if not torch.compiler.is_compiling() and x.numel() and (low_high := x.aminmax()):
-            if int(low_high[0]) < 0 or int(low_high[1]) >= num:
+        if not torch.compiler.is_compiling() and x.numel():
+            low, high = map(int, x.aminmax())
+            if low < 0 or high >= num:
                 raise ValueError(
-                    f"Expected {name} to hold ids in [0, {num - 1}] "
-                    f"(got {int(low_high[0])} to {int(low_high[1])})"
+                    f"Expected {name} to hold ids in [0, {num - 1}] (got {low} to {high})"
                 )
     else:
         width = module.in_channels

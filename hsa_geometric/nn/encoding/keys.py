@@ -39,7 +39,8 @@ class KeyEncoding(DomainEncoding):
     def __init__(self, names: Sequence[str] | int = 256, out_channels: int = 16):
         super().__init__()
         check_integer(out_channels, "out_channels", 1)
-        if isinstance(names, (str, bytes)):
+        texts = [] if isinstance(names, int) else names
+        if isinstance(texts, (str, bytes)) or not all(isinstance(name, str) for name in texts):
             raise TypeError(f"Expected 'names' to be a sequence of strings (got {names!r})")
         self.names = None if isinstance(names, int) else tuple(names)
         num = names if isinstance(names, int) else len(names)
@@ -48,6 +49,7 @@ class KeyEncoding(DomainEncoding):
         text = torch.zeros(num, out_channels)
         if self.names is not None:
             text = torch.stack([text_features(name, out_channels) for name in self.names])
+        self.text: Tensor
         self.register_buffer("text", text, persistent=False)
         self.table = torch.nn.Embedding(num, out_channels)
         self.reset_parameters()

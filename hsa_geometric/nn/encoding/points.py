@@ -11,29 +11,34 @@ from ...tree import TreeIndex
 from .domain import DomainEncoding, Where, register_domain
 
 
-def centres(pos: Tensor, tree: TreeIndex, mass: Tensor | None = None) -> Tensor:
-    """``[T, d]`` mean position of the leaves below each node; of equal weight where all is 0."""
-    ones = pos.new_ones(pos.shape[0])
-    weight = ones if mass is None else mass.to(pos.dtype)
-    total = aggregate(weight, tree)
-    if mass is not None:
-        empty = total[tree.parent] == 0  # of a family that nobody sees
-        weight = torch.where(empty[tree.leaf_ids], ones, weight)
-        total = aggregate(weight, tree)
-    sums = aggregate(pos * weight[:, None], tree)
-    return sums / torch.where(total > 0, total, 1.0)[:, None]
-
-
 def relative_positions(pos: Tensor, tree: TreeIndex, mass: Tensor | None = None) -> Tensor:
-    """``[T, d]`` centres relative to the parent's, in units of the family's rms radius."""
-    centre = centres(pos, tree, mass)
-    offset = centre - centre[tree.parent]
-    square = offset.square().sum(1)
-    family = torch.zeros_like(square).index_add_(0, tree.parent, square)
-    size = torch.zeros_like(square).index_add_(0, tree.parent, torch.ones_like(square))
-    radius = (family / size.clamp(min=1)).sqrt()
-    tiny = torch.finfo(pos.dtype).tiny
-    return offset / radius.clamp(min=tiny)[tree.parent][:, None]
+    r"""``[T, d]`` centres relative to the parent's, in units of the family's rms radius.
+
+    .. math::
+        p_A = \frac{c_A - c_C}{r_C}, \qquad
+        r_C^2 = \sum_{A \in \mathrm{chd}(C)} \frac{|A|}{|C|} \| c_A - c_C \|^2
+
+    with the mean position :math:`c` of the leaves below a node, weighted by mass. A node of mass 0,
+    a root and a member of a family in one place have 0.
+    """
+    if mass is None:
+        total = tree.count[tree.position].to(pos.dtype)
+        sums = aggregate(pos, tree)
+    else:
+        weight = mass.to(pos.dtype)
+        pos = pos.masked_fill((weight == 0)[:, None], 0.0)  # whatever padding holds
+        total = aggregate(weight, tree)
+        sums = aggregate(pos * weight[:, None], tree)
+    centre = sums / torch.where(total > 0, total, 1.0)[:, None]
+    above = centre[tree.parent]
+    offset = (centre - above).masked_fill((total == 0)[:, None], 0.0)
+    share = total / torch.where(total > 0, total, 1.0)[tree.parent]
+    square = share * offset.square().sum(1)
+    radius = torch.zeros_like(square).index_add_(0, tree.parent, square).sqrt()[tree.parent]
+    # Members that differ by rounding alone are in one place.
+    least = 16 * torch.finfo(pos.dtype).eps * above.abs().amax(1)
+    apart = radius > least.clamp(min=torch.finfo(pos.dtype).tiny)
+    return torch.where(apart[:, None], offset / torch.where(apart, radius, 1.0)[:, None], 0.0)
 
 
 @register_domain("points")
@@ -70,6 +75,7 @@ class PointEncoding(DomainEncoding):
         self.dim = dim
         self.out_channels = out_channels
         self.length = length
+        self.frequency: Tensor
         self.register_buffer("frequency", torch.empty(dim, out_channels // 2))
         self.reset_parameters()
 

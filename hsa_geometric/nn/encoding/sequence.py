@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...functional.options import check_integer
+from ...functional.options import check_integer, check_positive
 from ...functional.sibling_rank import sibling_rank
 from .domain import DomainEncoding, Where, register_domain
 
@@ -41,9 +41,11 @@ class SequenceEncoding(DomainEncoding):
         check_integer(out_channels, "out_channels", 2)
         if out_channels % 2:
             raise ValueError(f"Expected 'out_channels' to be even (got {out_channels})")
+        check_positive(max_period, "max_period")
         self.out_channels = out_channels
         half = out_channels // 2
         rate = max_period ** -(torch.arange(half, dtype=torch.float64) / half)
+        self.rate: Tensor
         self.register_buffer("rate", rate.float(), persistent=False)
 
     def forward(self, where: Where) -> Tensor:
@@ -67,6 +69,11 @@ class RankEncoding(DomainEncoding):
         check_integer(out_channels, "out_channels", 1)
         self.out_channels = out_channels
         self.table = torch.nn.Embedding(num_ranks, out_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the vectors anew, about as long as those of the other domains."""
+        torch.nn.init.normal_(self.table.weight, std=self.out_channels**-0.5)
 
     def forward(self, where: Where) -> Tensor:
         """Features ``[n, out_channels]``."""

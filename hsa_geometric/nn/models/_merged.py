@@ -13,7 +13,7 @@ from ...functional.coarse_tree import coarse_tree
 from ...functional.lift import nest
 from ...functional.pool import pool_rows
 from ...tree import TreeIndex
-from ..states import inner_nodes
+from .._inner import inner_ids
 
 
 class Level(NamedTuple):
@@ -48,16 +48,21 @@ def merged(
     if last.clusters is not None:
         index = nest(last.clusters, coarse.clusters, "the pooling before", f"'pool' {level}")
     mass = x.new_ones(x.shape[0], dtype=torch.float32) if last.mass is None else last.mass
-    row = torch.empty_like(first.parent)  # of each node among those of the last tree
+    row = torch.full_like(first.parent, -1)  # of each node among those of the last tree
     ids = torch.arange(last.tree.num_nodes, device=row.device)
     row[ids if last.node is None else last.node] = ids
     node = row[coarse.node]
+    if (node < 0).any():  # of one-child nodes: the same clusters, deeper
+        raise ValueError(
+            f"Expected 'pool' {level} to be at least as coarse as the pooling before, also where "
+            f"nodes have one child"
+        )
 
     if states is not None:
         place = torch.empty_like(ids)  # of an inner node among the states
-        inner = last.tree.order[inner_nodes(last.tree)[0]]
+        inner = inner_ids(last.tree)
         place[inner] = torch.arange(inner.numel(), device=row.device)
-        stays = coarse.tree.order[inner_nodes(coarse.tree)[0]]
+        stays = inner_ids(coarse.tree)
         states = states[place[node[stays]]]
     edge_index = edge_attr = None
     if last.edge_index is not None:

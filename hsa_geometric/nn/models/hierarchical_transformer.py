@@ -13,6 +13,7 @@ from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.nn.inits import reset
 
 from ...functional.checks import as_tree, check_mass, check_rows
+from ...functional.options import check_integer
 from ...tree import TreeIndex
 from ..encoding import DomainEncoding, FamilyEncoding, Ids, TypedInput
 from ..encoding.inputs import apply_input, input_map
@@ -106,7 +107,10 @@ class HierarchicalTransformer(torch.nn.Module):
         if readout == "root" and states is None:
             raise ValueError("Expected 'states' for readout='root' (got None)")
         pool = dict(pool or {})
-        for layer in pool:
+        check_integer(pos_channels, "pos_channels", 1)
+        for layer, level in pool.items():
+            if not isinstance(level, int):
+                raise TypeError(f"Expected 'pool' to name levels that are integers (got {level!r})")
             if not 0 <= layer < num_layers:
                 raise ValueError(
                     f"Expected 'pool' to name layers in [0, {num_layers - 1}] (got {layer})"
@@ -138,11 +142,19 @@ class HierarchicalTransformer(torch.nn.Module):
                 options["num_types"] = len(self.types)
             self.layers.append(
                 HierarchicalTransformerLayer(
-                    hidden_channels, heads, attention=attention, states=states, conv=_conv(conv),
-                    mlp_channels=mlp_channels, num_levels=num_levels, dropout=dropout,
-                    drop_path=drop_path * number / max(num_layers - 1, 1), norm_first=norm_first,
-                    act=act, attn_kwargs=options,
-                )  # fmt: skip
+                    hidden_channels,
+                    heads,
+                    attention=attention,
+                    states=states,
+                    conv=_conv(conv),
+                    mlp_channels=mlp_channels,
+                    num_levels=num_levels,
+                    dropout=dropout,
+                    drop_path=drop_path * number / max(num_layers - 1, 1),
+                    norm_first=norm_first,
+                    act=act,
+                    attn_kwargs=options,
+                )
             )
         self.norm = torch.nn.LayerNorm(hidden_channels) if norm_first else None
         several = heads if readout == "attention" else 1
@@ -204,7 +216,10 @@ class HierarchicalTransformer(torch.nn.Module):
         if return_states and not self.has_states:
             raise ValueError("Expected 'states' in a model that is to return them (got None)")
         check_mass(mass, tree)
-        x = self._embed(x, leaf_type)
+        self._check_used(tree_kind=tree_kind, tree_pos=tree_pos, pos=pos)
+        if edge_attr is not None and self.layers[0].conv is None:
+            raise ValueError("Expected no 'edge_attr' in a model without 'conv' (got a tensor)")
+        x = self._embed(x, leaf_type, mass)
         check_rows(x, "x", tree)
         place = None
         if self.encoding is not None and self.encoding.out_channels:
@@ -239,7 +254,7 @@ class HierarchicalTransformer(torch.nn.Module):
         return (out, states) if return_states else out
 
     def _run(self, layer: Any, x: Tensor, states: Tensor | None, level: Level) -> Any:
-        options = {
+        options: dict[str, Any] = {
             "mass": level.mass, "tree_pos": level.place, "leaf_type": level.leaf_type,
             "edge_index": level.edge_index, "edge_attr": level.edge_attr,
         }  # fmt: skip
@@ -249,15 +264,27 @@ class HierarchicalTransformer(torch.nn.Module):
             out = layer(x, level.tree, states, **options)
         return out if self.has_states else (out, None)
 
-    def _embed(self, x: Any, leaf_type: Tensor | None) -> Tensor:
+    def _check_used(self, **given: Tensor | None) -> None:
+        for name, value in given.items():
+            if value is not None and self.encoding is None:
+                raise ValueError(
+                    f"Expected no '{name}' in a model without 'domains' (got a tensor)"
+                )
+
+    def _embed(self, x: Any, leaf_type: Tensor | None, mass: Tensor | None) -> Tensor:
         if self.types is None:
             if leaf_type is not None:
                 raise ValueError("Expected no 'leaf_type' in a model of one type (got a tensor)")
             if not isinstance(x, Tensor):
                 raise TypeError(f"Expected 'x' to be a tensor (got {type(x).__name__})")
+            if mass is not None:
+                x = _without_padding(x, mass)
             return apply_input(self.lin_in, x, "'x'")
         if leaf_type is None:
             raise ValueError(f"Expected 'leaf_type', for the types {list(self.types)} (got None)")
+        if mass is not None and isinstance(x, Mapping) and isinstance(leaf_type, Tensor):
+            masses = {name: mass[leaf_type == i] for i, name in enumerate(self.types)}
+            x = {k: _without_padding(v, masses[k]) if k in masses else v for k, v in x.items()}
         out: Tensor = self.lin_in(x, leaf_type)
         return out
 
@@ -283,7 +310,7 @@ class HierarchicalTransformer(torch.nn.Module):
             wanted += ["tree_kind"] * (self.encoding.kinds is not None) + ["tree_pos", "pos"]
         if self.layers[0].conv is not None or self.encoding is not None:
             wanted.append("edge_index")
-        if self.layers[0].conv is not None:
+        if self.layers[0].conv_takes:
             wanted.append("edge_attr")
         return {name: value for name in wanted if (value := data.get(name)) is not None}
 
@@ -296,13 +323,17 @@ class HierarchicalTransformer(torch.nn.Module):
         config = dict(self._config)
         for name in ("conv", "act"):
             value = config[name]
-            if isinstance(value, type) and getattr(torch_geometric.nn, value.__name__, 0) is value:
+            if (
+                isinstance(value, type)
+                and getattr(torch_geometric.nn, value.__name__, None) is value
+            ):
                 config[name] = value.__name__
             elif not (value is None or isinstance(value, str)):
                 raise ValueError(f"Expected '{name}' to be a name, to be written (got {value!r})")
         domains = config["domains"]
         if not (domains is None or isinstance(domains, str)):
-            if not all(isinstance(domain, str) for domain in domains):
+            entries = [] if isinstance(domains, DomainEncoding) else domains
+            if not entries or not all(isinstance(domain, str) for domain in entries):
                 raise ValueError(f"Expected 'domains' to be names, to be written (got {domains!r})")
             config["domains"] = list(domains)
         config["in_channels"] = _written(config["in_channels"])
@@ -328,6 +359,13 @@ class HierarchicalTransformer(torch.nn.Module):
             f"{self.__class__.__name__}({self._config['in_channels']}, {self.hidden_channels}, "
             f"{self._config['out_channels']}, num_layers={len(self.layers)})"
         )
+
+
+def _without_padding(x: Tensor, mass: Tensor) -> Tensor:
+    """Features with 0 where the mass is, whatever padding holds; what does not fit stays."""
+    if not x.is_floating_point() or x.dim() != 2 or x.shape[0] != mass.shape[0]:
+        return x
+    return x.masked_fill((mass == 0)[:, None], 0.0)
 
 
 def _conv(conv: Any) -> Any:

@@ -12,14 +12,14 @@ from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.nn.inits import reset
 from torch_geometric.nn.resolver import activation_resolver
 
-from ...functional.checks import as_tree
-from ...functional.options import check_choice
+from ...functional.checks import as_tree, check_channels, check_mass, check_rows, check_tensor
+from ...functional.options import check_choice, check_integer
 from ...tree import TreeIndex
 from ..conv import HierarchicalAttentionConv
 from ..pool.readout import flat_tree, tree_of_leaf
 from ..states import InnerStates
 
-ATTENTIONS = ("softmax", "flat", None)
+ATTENTIONS = ("softmax", "entmax15", "flat", None)
 STATES = ("mean", "attention", None)
 
 
@@ -41,7 +41,8 @@ class HierarchicalTransformerLayer(torch.nn.Module):
     Args:
         channels: size of the rows, a multiple of :obj:`heads`.
         heads: number of attention heads. (default: :obj:`4`)
-        attention: ``'softmax'`` along the tree; ``'flat'``, softmax over all leaves of each tree,
+        attention: ``'softmax'`` along the tree; ``'entmax15'``, the same with 1.5-entmax within
+            families; ``'flat'``, softmax over all leaves of each tree,
             which is what the hierarchical one is to be compared with; or :obj:`None`, no attention.
         states: states of inner nodes from a ``'mean'`` or ``'attention'`` over the leaves below
             (:class:`~hsa_geometric.nn.InnerStates`), or :obj:`None`. (default: :obj:`None`)
@@ -96,6 +97,10 @@ class HierarchicalTransformerLayer(torch.nn.Module):
             raise ValueError(
                 f"Expected 'channels' to be a multiple of 'heads', {heads} (got {channels})"
             )
+        if mlp_channels is not None:
+            check_integer(mlp_channels, "mlp_channels", 0)
+        if num_levels is not None:
+            check_integer(num_levels, "num_levels", 1)
         for name, p in (("dropout", dropout), ("drop_path", drop_path)):
             if not 0.0 <= p < 1.0:
                 raise ValueError(f"Expected '{name}' to be in [0, 1) (got {p})")
@@ -107,6 +112,8 @@ class HierarchicalTransformerLayer(torch.nn.Module):
         self.attn = None
         if attention is not None:
             options: dict[str, Any] = {"num_levels": num_levels}
+            if attention == "entmax15":
+                options["attention"] = attention
             if not norm_first:
                 options["qk_norm"] = "layer_norm"
             options.update(attn_kwargs or {})
@@ -167,14 +174,31 @@ class HierarchicalTransformerLayer(torch.nn.Module):
             TypeError, ValueError: naming the argument, for what the parts refuse.
         """
         tree = as_tree(tree, x)
+        check_tensor(x, "x", 2)
+        check_rows(x, "x", tree)
+        check_channels(x, "x", self.channels)
+        check_mass(mass, tree)
         if (edge_index is not None) != (self.conv is not None):
             expected, got = ("an", "None") if edge_index is None else ("no", "a tensor")
             which = "a 'conv'" if self.conv is not None else "no 'conv'"
             raise ValueError(
                 f"Expected {expected} 'edge_index' in a layer with {which} (got {got})"
             )
+        if edge_attr is not None and not self.conv_takes:
+            which = "in a layer with no 'conv'"
+            if self.conv is not None:
+                which = f"for {type(self.conv).__name__}, which takes none"
+            raise ValueError(f"Expected no 'edge_attr' {which} (got a tensor)")
+        if edge_attr is not None and edge_attr.dim() != 1 and "edge_attr" not in self.conv_takes:
+            raise ValueError(
+                f"Expected 'edge_attr' to be weights [E] for {type(self.conv).__name__} "
+                f"(got shape {list(edge_attr.shape)})"
+            )
         if states is not None and self.states is None:
             raise ValueError("Expected no 'states' in a layer that has none (got a tensor)")
+
+        if mass is not None:
+            x = x.masked_fill((mass == 0)[:, None], 0.0)  # whatever padding holds
 
         def mix(x: Tensor) -> Tensor:
             out = None

@@ -7,10 +7,11 @@ from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear
 
 from ...functional.checks import as_tree, check_channels, check_mass, check_rows, check_tensor
-from ...functional.layout import root_of
 from ...functional.options import check_choice
 from ...functional.pool import pool_rows
+from ...kernels.scatter import sweep
 from ...tree import TreeIndex
+from .._inner import inner_ids
 
 READOUTS = ("mean", "attention", "root", "leaf")
 
@@ -43,6 +44,8 @@ class HierarchyReadout(torch.nn.Module):
     def __init__(self, readout: str = "mean", channels: int | None = None, heads: int = 1):
         super().__init__()
         check_choice(readout, "readout", READOUTS)
+        if heads < 1:
+            raise ValueError(f"Expected 'heads' to be positive (got {heads})")
         if readout == "attention" and (channels is None or channels % heads):
             raise ValueError(
                 f"Expected 'channels', a multiple of 'heads', {heads}, for readout='attention' "
@@ -95,24 +98,25 @@ class HierarchyReadout(torch.nn.Module):
         if self.lin_score is None:
             return pool_rows(x, sample, tree.num_trees, mass=mass)
         check_channels(x, "x", self.lin_score.in_channels)
-        rows = x.view(x.shape[0], self.heads, -1)
+        if mass is not None:
+            x = x.masked_fill((mass == 0)[:, None], 0.0)  # whatever padding holds
+        rows = x.unflatten(1, (self.heads, -1))
         options = {"reduce": "attention", "score": self.lin_score(x), "mass": mass}
         return pool_rows(rows, sample, tree.num_trees, **options).flatten(1)  # type: ignore[arg-type]
 
     def _root(self, x: Tensor, tree: TreeIndex, states: Tensor | None) -> Tensor:
         num_inner = tree.family_parent.shape[0]
-        if states is None or states.shape[0] != num_inner:
-            got = None if states is None else states.shape[0]
+        shape = [num_inner, x.shape[1]]
+        if states is None or list(states.shape) != shape:
             raise ValueError(
-                f"Expected 'states' to have one row for each of the {num_inner} inner nodes, for "
-                f"readout='root' (got {got})"
+                f"Expected 'states' to be of shape {shape}, one row for each inner node, for "
+                f"readout='root' (got {None if states is None else list(states.shape)})"
             )
 
         def make() -> Tensor:
             row = torch.empty_like(tree.parent)  # of a leaf in x, of an inner node behind them
             row[tree.leaf_ids] = torch.arange(tree.num_leaves, device=tree.device)
-            inner = tree.order[tree.family_parent].sort().values
-            row[inner] = torch.arange(num_inner, device=tree.device) + tree.num_leaves
+            row[inner_ids(tree)] = torch.arange(num_inner, device=tree.device) + tree.num_leaves
             return row[tree.order[: tree.num_trees]]
 
         row: Tensor = tree.once("row_of_root", make)
@@ -146,9 +150,13 @@ class HierarchyReadout(torch.nn.Module):
 
 def tree_of_leaf(tree: TreeIndex) -> Tensor:
     """``[N]`` number of the tree that each leaf belongs to."""
-    out: Tensor = tree.once(
-        "tree_of_leaf", lambda: tree.position[root_of(tree)[tree.leaf_ids]]
-    )
+
+    def make() -> Tensor:
+        number = torch.zeros_like(tree.up)
+        number[: tree.num_trees] = tree.root
+        return sweep(number, True, tree)
+
+    out: Tensor = tree.once("tree_of_leaf", make)
     return out
 
 
@@ -158,7 +166,7 @@ def flat_tree(tree: TreeIndex) -> TreeIndex:
     def make() -> TreeIndex:
         root = tree.num_leaves + tree_of_leaf(tree)
         roots = tree.num_leaves + torch.arange(tree.num_trees, device=tree.device)
-        return TreeIndex.from_parent(torch.cat([root, roots]))
+        return TreeIndex.from_parent(torch.cat([root, roots]), num_leaves=tree.num_leaves)
 
     out: TreeIndex = tree.once("flat_tree", make)
     return out
