@@ -22,6 +22,7 @@ import copy
 import csv
 import time
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -237,7 +238,7 @@ def draw(runs: list[dict[str, Any]], task: Task, h: Hierarchy, out: Path) -> Non
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
     from rdkit import Chem
-    from rdkit.Chem import Draw
+    from rdkit.Chem.Draw import rdMolDraw2D
 
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 5))
     measured = torch.cat([run["measured"] for run in runs])
@@ -252,9 +253,14 @@ def draw(runs: list[dict[str, Any]], task: Task, h: Hierarchy, out: Path) -> Non
     mol.GetAtomWithIdx(atom).SetProp("atomNote", "*")
     shades = {i: scale.to_rgba(weight)[:3] for i, weight in enumerate(weights.tolist())}
     options = {"highlightAtoms": list(shades), "highlightAtomColors": shades}
-    right.imshow(Draw.MolToImage(mol, (1000, 800), highlightBonds=[], **options))
+    canvas = rdMolDraw2D.MolDraw2DCairo(1000, 800)
+    canvas.drawOptions().useBWAtomPalette()
+    canvas.drawOptions().annotationFontScale = 1.0
+    rdMolDraw2D.PrepareAndDrawMolecule(canvas, mol, highlightBonds=[], **options)
+    canvas.FinishDrawing()
+    right.imshow(plt.imread(BytesIO(canvas.GetDrawingText())))
     right.set_axis_off()
-    right.set_title("attention of the atom * in the last layer, mean over heads")
+    right.set_title("attention of the atom *, last layer, mean over heads", fontsize=10)
     fig.colorbar(scale, ax=right, fraction=0.035, label="weight of an atom [%]")
     fig.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
