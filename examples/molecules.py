@@ -65,7 +65,7 @@ class Task(NamedTuple):
 
 ESOL, LIPO = Task("solubility", "log mol/L", 20), Task("lipophilicity", "log D", 10)
 TASKS = {  # by the column of the values, in small letters
-    "expt": Task("hydration free energy", "kcal/mol", 20),
+    "expt": Task("hydration free energy", "kcal/mol", 40),
     "pampa": Task("permeability", "log cm/s", 8, ("residues", "rings"), -8.0),
     "measured log solubility in mols per litre": ESOL,
     "logsolubility": ESOL,
@@ -157,7 +157,8 @@ class Net(nn.Module):
         (attention, states), edges = VARIANTS[variant], sample.edge_attr.shape[1]
         self.encoder = HierarchicalTransformer(
             sample.x.shape[1], channels, None, layers, readout=None, attention=attention,
-            states=states, num_levels=3, mlp_channels=mlp, dropout=0.1, act="relu",
+            states=states, mlp_channels=mlp, num_levels=1, dropout=0.1, act="relu", layer_scale=0.1,
+            attn_kwargs={"num_levels": 3},
             conv=lambda i, o: GINEConv(MLP([i, o, o], norm=None), edge_dim=edges),
         )  # fmt: skip
         self.head = MLP([2 * channels, channels, 1], norm=None)
@@ -170,7 +171,7 @@ class Net(nn.Module):
         return out[:, 0]
 
 
-def make_model(sample: Hierarchy, variant: str, channels: int = 32, layers: int = 3) -> Net:
+def make_model(sample: Hierarchy, variant: str, channels: int = 64, layers: int = 3) -> Net:
     """Returns the model of a variant, all of the same size."""
     make = partial(Net, sample, channels, layers)
     net: Net = of_equal_size(make, variant, BOTH, channels // 2)
@@ -190,7 +191,7 @@ def train(
     y = torch.cat([batch.y for batch in shuffles[0]])
     mean, std = y.mean(), y.std()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.95)).eval()
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, total_steps=epochs * len(shuffles[0]), pct_start=0.1
     )
