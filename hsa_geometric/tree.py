@@ -9,21 +9,18 @@ level and then by parent, so that a level is one slice and every family is one s
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields
-from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .native.index import index
-from .once import Found, found_by, plainly
+from .once import Once, plainly
 
 
 @dataclass(frozen=True, eq=False)
-class TreeIndex:
+class TreeIndex(Once):
     r"""A rooted forest in level order, built once and shared by every operator.
 
     :meth:`from_parent` builds it; the constructor takes the finished int64 tensors of :obj:`T` tree
@@ -84,29 +81,6 @@ class TreeIndex:
     def tensors(self) -> list[Tensor]:
         """All tensors, of which ``TreeIndex(*tensors)`` makes the same index again."""
         return [getattr(self, name) for name in FIELDS]
-
-    def once(self, name: Hashable, make: Callable[[], Any]) -> Any:
-        """What ``make`` returned at the first call with this name: the one cache of a tree.
-
-        All indices of one :attr:`key` and device find it; it is freed with the last of them, and
-        not pickled. Threads that ask at once may both make it; one result stays. While a graph is
-        compiled, it becomes part of the graph.
-        """
-        if torch.compiler.is_compiling():
-            return make()
-        if name not in self._found:
-            with plainly():
-                self._found.setdefault(name, make())
-        return self._found[name]
-
-    @cached_property
-    @plainly()
-    def _found(self) -> Found:
-        return found_by(int(self.key), self.device)
-
-    def __post_init__(self) -> None:
-        if not torch.compiler.is_compiling() and type(self.key) is Tensor:
-            self._found  # noqa: B018 (held for those that operators put together from its tensors)
 
     def __reduce__(self) -> tuple[type, tuple[Tensor, ...]]:
         return TreeIndex, tuple(self.tensors)

@@ -9,7 +9,7 @@ import hsa_geometric
 
 ROOT = Path(hsa_geometric.__file__).parent
 # A part may import those before it. Folders are parts; so are files beside them.
-ORDER = ["native", "once", "tree", "kernels", "functional"]
+ORDER = ["native", "once", "tree", "lists", "kernels", "functional", "interactions"]
 BRANCHES = {
     "nn": {"functional"},
     "data": {"functional"},

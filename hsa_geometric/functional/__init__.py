@@ -1,15 +1,18 @@
 """Operators as functions of tensors and a :class:`~hsa_geometric.TreeIndex`."""
 
 from .attention import attention_matrix, hierarchical_attention
+from .causal_cache import CausalCache
 from .clusters import Clusters, clusters_at
 from .coarse_edges import CoarseEdges, coarse_edges
 from .coarse_tree import CoarseTree, coarse_tree
+from .entmax_attention import entmax_attention
 from .lift import lift
 from .pool import pool
 from .sibling_rank import sibling_rank
 from .sweeps import aggregate, distribute
 
 __all__ = [
+    "CausalCache",
     "Clusters",
     "CoarseEdges",
     "CoarseTree",
@@ -19,6 +22,7 @@ __all__ = [
     "coarse_edges",
     "coarse_tree",
     "distribute",
+    "entmax_attention",
     "hierarchical_attention",
     "lift",
     "pool",

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ..kernels import operator, reference
 from ..kernels.call import Call, accumulator
+from ..lists import InteractionLists
 from ..tree import TreeIndex
-from . import checks
+from . import checks, list_checks
 from .backends import resolve
 
 
@@ -18,10 +19,13 @@ def hierarchical_attention(
     v: Tensor,
     tree: TreeIndex | Tensor,
     *,
+    lists: InteractionLists | None = None,
+    key_tree: TreeIndex | Tensor | None = None,
     scale: float | None = None,
     pos_q: Tensor | None = None,
     pos_k: Tensor | None = None,
     mass: Tensor | None = None,
+    key_mass: Tensor | None = None,
     temperature: Tensor | None = None,
     bias: Tensor | None = None,
     self_loop: bool = True,
@@ -48,16 +52,34 @@ def hierarchical_attention(
     A root with :math:`N` leaves is softmax attention. A dynamic programme (eq. 8) finds
     :math:`\theta` without forming it.
 
+    With :obj:`lists` any pairs of nodes :math:`A, B` may share a weight in place of siblings, of
+    one tree or of a query tree and a key tree; :math:`\theta` is the nearest matrix of that form:
+
+    .. math::
+        F_A = \mathrm{logaddexp}\Big(\mathrm{logsumexp}_{B \in N(A)} (\log|B| + s_{AB}), \;
+        \sum_{c \in \mathrm{chd}(A)} \tfrac{|c|}{|A|} F_c\Big), \qquad
+        \theta_{ij} = W_A \, e^{s_{AB} - F_A} \, m_j
+
+    for :math:`i \in A`, :math:`j \in B` and the blocks :math:`N(A)` of :math:`A`;
+    :math:`W_\mathrm{root} = 1`, :math:`W_c = W_A \exp(\sum \frac{|c|}{|A|} F_c - F_A)`. To open
+    more pairs never lowers :math:`F_\mathrm{root}`; with all opened this is softmax attention.
+
     Args:
         q: queries of the leaves.
         k: keys of the leaves.
         v: values of the leaves.
-        tree: a :class:`~hsa_geometric.TreeIndex`, or a parent vector to build one from.
+        tree: a :class:`~hsa_geometric.TreeIndex`, or a parent vector to build one from. With
+            :obj:`lists`, the query tree that they were made for, or, where they have two trees over
+            the same leaves and :obj:`key_tree` is not given, either of these.
+        lists: which nodes meet, see :mod:`hsa_geometric.interactions`. (default: siblings)
+        key_tree: tree of the keys where queries attend to other leaves than themselves, the key
+            tree of :obj:`lists`.
         scale: factor of the dot product. (default: :math:`1/\sqrt D`)
         pos_q: position embedding :math:`\epsilon^q` of each tree node within its family.
         pos_k: position embedding :math:`\epsilon^k`, beside :obj:`pos_q`.
         mass: weight :math:`m_i \ge 0` of each leaf, data without gradient; 0 marks padding, which
             no other leaf sees. (default: 1)
+        key_mass: the same of the leaves of :obj:`key_tree`.
         temperature: factor :math:`\tau` of the logits of each tree node as a query.
         bias: :math:`\beta`, added to a node's logits towards its siblings, not to a leaf's own.
         self_loop: whether a leaf attends to itself; the paper leaves it out.
@@ -75,7 +97,8 @@ def hierarchical_attention(
     Shapes:
         - **input:** q, k :math:`(N, H, D)`, v :math:`(N, H, D_v)`, mass :math:`(N)`,
           pos_q, pos_k :math:`(T, H, P)`, temperature, bias :math:`(T, H)`; rows of the latter
-          four by node id
+          four by node id. k, v, key_mass and pos_k have the rows of the key tree where there are
+          two trees, the other ones those of the query tree
         - **output:** :math:`(N, H, D_v)` in the dtype of :obj:`v`; evidence
           :math:`(\mathrm{trees}, H)` in float32 or float64, trees in ascending id of their roots
 
@@ -85,8 +108,10 @@ def hierarchical_attention(
         ImportError: if :obj:`backend` is ``'triton'`` and Triton is not installed, or ``'cpu'`` and
             the kernel cannot be loaded.
 
-    Cost: :math:`O(\sum b^2 D)` for families of size :math:`b` and :math:`O(T D)` for the sweeps;
-    :math:`O(T D)` memory. Values of :obj:`mass` on a CUDA device are not checked.
+    Cost: :math:`O(\sum b^2 D)` for families of size :math:`b`, or :math:`O(M D)` for :math:`M`
+    blocks, and :math:`O(T D)` for the sweeps; :math:`O(T D)` memory, with lists :math:`O(M)` more.
+    Lists where siblings meet give the results without lists, bit for bit. Values of :obj:`mass` on
+    a CUDA device are not checked.
 
     Example:
         >>> import torch
@@ -95,11 +120,9 @@ def hierarchical_attention(
         >>> hierarchical_attention(q, k, v, tree).shape
         torch.Size([4, 2, 8])
     """
-    tree = checks.as_tree(tree, q)
-    checks.check_queries(q, k, tree)
-    checks.check_values(v, q)
-    checks.check_node_arguments(q, tree, pos_q, pos_k, temperature, bias)
-    checks.check_mass(mass, tree, accumulator(q.dtype))
+    tree, lists = _checked(
+        q, k, v, tree, lists, key_tree, pos_q, pos_k, mass, key_mass, temperature, bias, self_loop
+    )
     checks.check_dropout(dropout_p)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     dropout_p, seed = float(dropout_p) if training else 0.0, None
@@ -107,7 +130,7 @@ def hierarchical_attention(
         seed = torch.randint(1 << 62, (1,), device=q.device)
     call = Call(
         q, k, v, pos_q, pos_k, temperature, bias, mass, seed, tree, scale, bool(self_loop),
-        dropout_p,
+        dropout_p, mass if key_tree is None else key_mass, lists,
     )  # fmt: skip
     out, evidence = operator.attention(call, resolve(backend, call))
     return (out, evidence) if return_evidence else out
@@ -118,10 +141,13 @@ def attention_matrix(
     k: Tensor,
     tree: TreeIndex | Tensor,
     *,
+    lists: InteractionLists | None = None,
+    key_tree: TreeIndex | Tensor | None = None,
     scale: float | None = None,
     pos_q: Tensor | None = None,
     pos_k: Tensor | None = None,
     mass: Tensor | None = None,
+    key_mass: Tensor | None = None,
     temperature: Tensor | None = None,
     bias: Tensor | None = None,
     self_loop: bool = True,
@@ -131,7 +157,8 @@ def attention_matrix(
     Arguments, equation and errors are those of :func:`hierarchical_attention`.
 
     Shapes:
-        - **output:** :math:`(H, N, N)` in float32, or float64; rows sum to one, except the row of
+        - **output:** :math:`(H, N, N)` in float32, or float64, with two trees a row for each query
+          and a column for each key; rows sum to one, except the row of
           a tree that has nothing to attend to (one leaf and ``self_loop=False``), which is 0
 
     Cost: :math:`O(T N^2)` time, in Python loops over the nodes.
@@ -144,13 +171,47 @@ def attention_matrix(
                 [0.3333, 0.3333, 0.3333],
                 [0.3333, 0.3333, 0.3333]])
     """
-    tree = checks.as_tree(tree, q)
-    checks.check_queries(q, k, tree)
-    checks.check_node_arguments(q, tree, pos_q, pos_k, temperature, bias)
-    checks.check_mass(mass, tree, accumulator(q.dtype))
+    tree, lists = _checked(
+        q, k, k, tree, lists, key_tree, pos_q, pos_k, mass, key_mass, temperature, bias, self_loop
+    )
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     call = Call(
-        q, k, q, pos_q, pos_k, temperature, bias, mass, None, tree, scale, bool(self_loop), 0.0
-    )
+        q, k, k, pos_q, pos_k, temperature, bias, mass, None, tree, scale, bool(self_loop), 0.0,
+        mass if key_tree is None else key_mass, lists,
+    )  # fmt: skip
     with torch.autocast(q.device.type, enabled=False):
         return reference.attention_matrix(call)[0]
+
+
+def _checked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tree: TreeIndex | Tensor,
+    lists: InteractionLists | None,
+    key_tree: TreeIndex | Tensor | None,
+    pos_q: Tensor | None,
+    pos_k: Tensor | None,
+    mass: Tensor | None,
+    key_mass: Tensor | None,
+    temperature: Tensor | None,
+    bias: Tensor | None,
+    self_loop: bool,
+) -> tuple[TreeIndex, InteractionLists | None]:
+    """The query tree, and the lists where others than siblings meet."""
+    dtype = accumulator(q.dtype) if isinstance(q, Tensor) else torch.float32
+    if lists is None:
+        list_checks.check_alone(key_tree, key_mass)
+        tree = other = checks.as_tree(tree, q)
+        checks.check_queries(q, k, tree)
+        checks.check_values(v, q)
+    else:
+        lists = list_checks.as_lists(lists, tree, key_tree, q, k)
+        tree, other = lists.query_tree, lists.key_tree
+        list_checks.check_keys(q, k, v, lists)
+        list_checks.check_key_mass(key_mass, key_tree, mass, lists, dtype)
+        list_checks.check_self_loop(self_loop, lists)
+        lists = list_checks.unless_siblings(lists)
+    checks.check_node_arguments(q, tree, pos_q, pos_k, temperature, bias, other)
+    checks.check_mass(mass, tree, dtype)
+    return tree, lists

@@ -30,7 +30,12 @@ def resolve(backend: str, call: Call) -> str:
     transformed = is_transformed(call)
     if backend == "auto":  # triton only when its kernels have run on a GPU
         fast = call.q.device.type == "cpu" and not transformed and has_cpu_kernel()
+        fast = fast and (call.lists is None or takes_lists("cpu"))
         return "cpu" if fast else "scatter"
+    if call.lists is not None and not takes_lists(backend):
+        raise ValueError(
+            f"Expected no 'lists' with backend='{backend}' (got some; use 'scatter' or 'auto')"
+        )
     if transformed:
         raise ValueError(
             f"Expected no torch.func transform and no forward-mode derivative with "
@@ -39,6 +44,12 @@ def resolve(backend: str, call: Call) -> str:
     if not has_no_numbers(call.q):
         load(backend).check(call.q.device)
     return backend
+
+
+@torch.compiler.assume_constant_result
+def takes_lists(backend: str) -> bool:
+    """Whether its kernels know of pairs of nodes other than siblings."""
+    return getattr(load(backend), "LISTS", False)
 
 
 @torch.compiler.assume_constant_result

@@ -123,22 +123,24 @@ def check_dtype(x: Tensor, name: str, q: Tensor) -> None:
         raise ValueError(f"Expected '{name}' to be {q.dtype} as 'q' is (got {x.dtype})")
 
 
-def check_positions(pos_q: Tensor | None, pos_k: Tensor | None, q: Tensor, tree: TreeIndex) -> None:
+def check_positions(
+    pos_q: Tensor | None, pos_k: Tensor | None, q: Tensor, tree: TreeIndex, key_tree: TreeIndex
+) -> None:
     """Both or none, each ``[T, H, P]``."""
     if (pos_q is None) != (pos_k is None):
         given, missing = ("pos_q", "pos_k") if pos_k is None else ("pos_k", "pos_q")
         raise ValueError(f"Expected '{missing}' beside '{given}' (got None)")
     if pos_q is None or pos_k is None:
         return
-    for x, name in ((pos_q, "pos_q"), (pos_k, "pos_k")):
+    for x, name, of in ((pos_q, "pos_q", tree), (pos_k, "pos_k", key_tree)):
         check_tensor(x, name, 3, like=q)
-        check_nodes(x, name, tree)
+        check_nodes(x, name, of)
         if x.shape[1] != q.shape[1]:
             raise ValueError(
                 f"Expected '{name}' to have as many heads as 'q' "
                 f"(got {x.shape[1]} and {q.shape[1]})"
             )
-    if pos_q.shape != pos_k.shape:
+    if pos_q.shape[1:] != pos_k.shape[1:]:
         raise ValueError(
             f"Expected 'pos_k' to have the shape of 'pos_q' "
             f"(got {list(pos_k.shape)} and {list(pos_q.shape)})"
@@ -164,30 +166,33 @@ def check_node_arguments(
     pos_k: Tensor | None,
     temperature: Tensor | None,
     bias: Tensor | None,
+    key_tree: TreeIndex,
 ) -> None:
     """What belongs to each node, where it is given."""
-    check_positions(pos_q, pos_k, q, tree)
+    check_positions(pos_q, pos_k, q, tree, key_tree)
     check_node_scalars(temperature, "temperature", q, tree)
     check_node_scalars(bias, "bias", q, tree)
 
 
-def check_mass(mass: Tensor | None, tree: TreeIndex, dtype: torch.dtype = torch.float32) -> None:
+def check_mass(
+    mass: Tensor | None, tree: TreeIndex, dtype: torch.dtype = torch.float32, name: str = "mass"
+) -> None:
     """Finite, not negative, one for each leaf; data, so without a gradient.
 
     :obj:`dtype` is the precision that they are summed in.
     """
     if mass is None:
         return
-    check_tensor(mass, "mass", 1)
-    check_rows(mass, "mass", tree)
+    check_tensor(mass, name, 1)
+    check_rows(mass, name, tree)
     if mass.requires_grad:
         raise ValueError(
-            "Expected 'mass' to be data without gradient (got requires_grad=True; detach it)"
+            f"Expected '{name}' to be data without gradient (got requires_grad=True; detach it)"
         )
-    check_mass_values(mass, dtype)
+    check_mass_values(mass, dtype, name)
 
 
-def check_mass_values(mass: Tensor, dtype: torch.dtype = torch.float32) -> None:
+def check_mass_values(mass: Tensor, dtype: torch.dtype = torch.float32, name: str = "mass") -> None:
     """Masses of the CPU; elsewhere reading them would wait for the device."""
     if torch.compiler.is_compiling() or mass.device.type != "cpu" or is_traced(mass):
         return  # reading values would break the graph, or wait for the device
@@ -200,18 +205,18 @@ def check_mass_values(mass: Tensor, dtype: torch.dtype = torch.float32) -> None:
             return
         leaf = int(lost.nonzero()[0])
         raise ValueError(
-            f"Expected 'mass' to hold numbers that {dtype} can tell from 0 "
-            f"(got mass[{leaf}] = {float(mass[leaf])}; divide all by the largest)"
+            f"Expected '{name}' to hold numbers that {dtype} can tell from 0 "
+            f"(got {name}[{leaf}] = {float(mass[leaf])}; divide all by the largest)"
         )
     bad = ~(mass.isfinite() & (mass >= 0))
     if bad.any():
         leaf = int(bad.nonzero()[0])
         raise ValueError(
-            f"Expected 'mass' to be finite and not negative "
-            f"(got mass[{leaf}] = {float(mass[leaf])})"
+            f"Expected '{name}' to be finite and not negative "
+            f"(got {name}[{leaf}] = {float(mass[leaf])})"
         )
     raise ValueError(
-        f"Expected 'mass' to have a sum within the range of {dtype} (got {total:.3g}; divide all "
+        f"Expected '{name}' to have a sum within the range of {dtype} (got {total:.3g}; divide all "
         f"by the largest)"
     )
 

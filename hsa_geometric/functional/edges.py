@@ -9,15 +9,13 @@ from torch import Tensor
 from .options import check_integers
 
 
-def check_edge_index(edge_index: Any) -> Tensor:
+def check_edge_index(edge_index: Any, name: str = "edge_index") -> Tensor:
     """An integer tensor ``[2, E]``."""
     if not isinstance(edge_index, Tensor):
-        raise TypeError(f"Expected 'edge_index' to be a tensor (got {type(edge_index).__name__})")
+        raise TypeError(f"Expected '{name}' to be a tensor (got {type(edge_index).__name__})")
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
-        raise ValueError(
-            f"Expected 'edge_index' to be of shape [2, E] (got {list(edge_index.shape)})"
-        )
-    check_integers(edge_index, "edge_index")
+        raise ValueError(f"Expected '{name}' to be of shape [2, E] (got {list(edge_index.shape)})")
+    check_integers(edge_index, name)
     return edge_index.detach().long()
 
 

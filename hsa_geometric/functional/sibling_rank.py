@@ -30,8 +30,24 @@ def sibling_rank(tree: TreeIndex | Tensor) -> Tensor:
         tensor([0, 1, 1, 0, 0])
     """
     tree = as_tree(tree)
+    if torch.compiler.is_compiling():
+        return torch.ops.hsa_geometric.sibling_rank(tree.tensors)
     rank: Tensor = tree.once("sibling_rank", lambda: _rank(tree))
     return rank
+
+
+# To a compiler it is one operator, as its loop depends on the tree.
+torch.library.define("hsa_geometric::sibling_rank", "(Tensor[] tree) -> Tensor")
+
+
+@torch.library.impl("hsa_geometric::sibling_rank", "default")
+def _(tree):
+    return _rank(TreeIndex(*tree))
+
+
+@torch.library.register_fake("hsa_geometric::sibling_rank")
+def _(tree):
+    return torch.empty_like(tree[0])
 
 
 def _rank(tree: TreeIndex) -> Tensor:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..lists import InteractionLists
 from ..tree import TreeIndex
 
 
@@ -15,15 +16,17 @@ class Call(NamedTuple):
 
     Attributes:
         q: ``[N, H, D]``, as ``k``, and ``v [N, H, Dv]``. float64 is not mixed with less; half
-            precisions and float32 may be.
-        pos_q: ``[T, H, P]`` by node id, as ``pos_k``.
+            precisions and float32 may be. With lists rows of k and v are those of the key tree.
+        pos_q: ``[T, H, P]`` by node id, as ``pos_k``, with lists that of the key tree.
         temperature: ``[T, H]`` by node id, as ``bias``.
         mass: ``[N]``, in any floating dtype.
         seed: ``[1]`` int64 on the device of ``q`` where there is dropout.
-        tree: the tree.
+        tree: the tree; with lists that of the queries.
         scale: factor of the dot products.
         self_loop: whether a leaf attends to itself.
         dropout_p: probability that a weight is dropped; 0 where nothing is.
+        key_mass: mass of each leaf of the key tree where that is another than the query tree.
+        lists: which nodes meet; None where siblings do.
     """
 
     q: Tensor
@@ -39,11 +42,18 @@ class Call(NamedTuple):
     scale: float
     self_loop: bool
     dropout_p: float
+    key_mass: Tensor | None = None
+    lists: InteractionLists | None = None
 
     @property
     def learned(self) -> tuple[Tensor | None, ...]:
         """The tensors that are differentiated, which come first."""
         return self.q, self.k, self.v, self.pos_q, self.pos_k, self.temperature, self.bias
+
+    @property
+    def mass_of_keys(self) -> Tensor | None:
+        """Mass of each row of k and v."""
+        return self.mass if self.lists is None or self.lists.of_one_tree else self.key_mass
 
 
 NUM_LEARNED = 7

@@ -23,10 +23,12 @@ from torch._compile import _disable_dynamo
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..lists import InteractionLists
 from ..tree import TreeIndex
 from .call import NUM_LEARNED, Call, accumulator
 
 TREE = NUM_LEARNED + 2  # the place of the tree in a call
+LISTS = 5  # tensors of lists beside those of their trees
 BACKENDS = ("reference", "scatter", "cpu", "triton")
 Result = tuple[Tensor, Tensor]
 
@@ -39,10 +41,16 @@ def attention(call: Call, backend: str) -> Result:
         return out, evidence
     module = SHAPES if has_no_numbers(call.q) else load(backend)
     if hasattr(module, "attend"):
-        return exactly(partial(_attend, module, call[NUM_LEARNED:]), *call.learned)
+        return attend_by(module, call)
     if not save:
         return module.forward(call, False)[:2]
     return Attention.apply(module, call[NUM_LEARNED:], *call.learned)
+
+
+def attend_by(module: Any, call: Call) -> Result:
+    """What a module of plain tensor code gives, which PyTorch differentiates."""
+    out: Result = exactly(partial(_attend, module, call[NUM_LEARNED:]), *call.learned)
+    return out
 
 
 def load(backend: str) -> Any:
@@ -64,7 +72,9 @@ def empty_results(call: Call) -> Result:
     """Results without numbers."""
     shape = call.tree.num_trees, call.q.shape[1]
     dtype = accumulator(call.q.dtype)
-    return call.v.new_empty(call.v.shape), call.q.new_empty(shape, dtype=dtype)
+    return call.v.new_empty(call.q.shape[0], *call.v.shape[1:]), call.q.new_empty(
+        shape, dtype=dtype
+    )
 
 
 def empty_grads(call: Call) -> list[Tensor | None]:
@@ -183,7 +193,7 @@ class Attention(torch.autograd.Function):
 ARGUMENTS = (
     "Tensor q, Tensor k, Tensor v, Tensor? pos_q, Tensor? pos_k, Tensor? temperature, Tensor? bias,"
     "Tensor? mass, Tensor? seed, Tensor[] tree, float scale, bool self_loop, float dropout_p,"
-    "str backend"
+    "Tensor? key_mass, Tensor[] lists, str backend"
 )
 
 torch.library.define(
@@ -198,12 +208,20 @@ torch.library.define("hsa_geometric::tree_index", "(Tensor parent, SymInt? num_l
 
 def flat(call: Call) -> list[Any]:
     """The arguments of the operators."""
-    return [*call[:TREE], call.tree.tensors, *call[TREE + 1 :]]
+    lists = call.lists
+    met = [] if lists is None else lists.tensors
+    if lists is not None and not lists.of_one_tree:
+        met = [*met, *lists.key_tree.tensors]
+    return [*call[:TREE], call.tree.tensors, *call[TREE + 1 : -1], met]
 
 
 def unflat(args: tuple[Any, ...]) -> Call:
     """What :func:`flat` was given."""
-    return Call._make([*args[:TREE], TreeIndex(*args[TREE]), *args[TREE + 1 :]])
+    tree, met, lists = TreeIndex(*args[TREE]), args[-1], None
+    if met:
+        other = TreeIndex(*met[LISTS:]) if met[LISTS:] else tree
+        lists = InteractionLists(tree, other, *met[:LISTS])
+    return Call._make([*args[:TREE], tree, *args[TREE + 1 : -1], lists])
 
 
 @torch.library.impl("hsa_geometric::attention", "default")
@@ -257,21 +275,25 @@ def _(grad: Tensor, grad_evidence: Tensor, saved: list[Tensor], *args: Any) -> l
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    tensors, tree, options = inputs[:TREE], inputs[TREE], inputs[TREE + 1 : -1]
-    ctx.options, ctx.trees = options, len(tree)
-    ctx.save_for_backward(*tensors, *tree, *output[2])
+    tensors, tree, (*options, key_mass, lists, backend, _) = (
+        inputs[:TREE], inputs[TREE], inputs[TREE + 1 :],
+    )  # fmt: skip
+    ctx.options, ctx.backend, ctx.sizes = options, backend, [len(tree), len(lists)]
+    ctx.save_for_backward(*tensors, key_mass, *tree, *lists, *output[2])
 
 
 def _autograd(ctx: Any, grad: Tensor, grad_evidence: Tensor, _: Any) -> tuple[Any, ...]:
-    tensors, end = ctx.saved_tensors, TREE + ctx.trees
-    tree, saved = list(tensors[TREE:end]), list(tensors[end:])
+    *tensors, key_mass = ctx.saved_tensors[: TREE + 1]
+    trees, lists = ctx.sizes
+    rest = list(ctx.saved_tensors[TREE + 1 :])
+    tree, met, saved = rest[:trees], rest[trees : trees + lists], rest[trees + lists :]
     found = iter(
         torch.ops.hsa_geometric.attention_backward(
-            grad, grad_evidence, saved, *tensors[:TREE], tree, *ctx.options
+            grad, grad_evidence, saved, *tensors, tree, *ctx.options, key_mass, met, ctx.backend
         )
     )
     grads = [None if x is None else next(found) for x in tensors[:NUM_LEARNED]]
-    return (*grads, None, None, [None] * ctx.trees, *[None] * 5)
+    return (*grads, None, None, [None] * trees, *[None] * 4, [None] * lists, None, None)
 
 
 torch.library.register_autograd("hsa_geometric::attention", _autograd, setup_context=_setup)

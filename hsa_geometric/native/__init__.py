@@ -57,7 +57,11 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
         lib.hsa_walk.restype = None
         lib.hsa_masses.argtypes = [*[pointer] * 4, *[number] * 3, pointer, pointer, ctypes.c_int]
         lib.hsa_masses.restype = None
-        for name in ("hsa_forward", "hsa_backward"):
+        lib.hsa_blocks.argtypes = [pointer, *[number] * 4, pointer, *[number] * 4, *[pointer] * 3]
+        lib.hsa_blocks.restype = pointer
+        lib.hsa_take_blocks.argtypes = [pointer] * 3
+        lib.hsa_take_blocks.restype = None
+        for name in ("hsa_forward", "hsa_backward", "hsa_lists_forward", "hsa_lists_backward"):
             getattr(lib, name).argtypes = [ctypes.c_char_p]  # a packed call, see call.h
         lib.hsa_instructions.argtypes = [ctypes.c_int]
     except (OSError, AttributeError) as error:

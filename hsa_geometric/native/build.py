@@ -58,7 +58,7 @@ def build(folder: Path = Path(__file__).parent, extra: tuple[str, ...] = ()) -> 
             f"{name}.o": [*flags, f"-DSIMD={name}", *more, "-c", str(SOURCES / "kernel.cpp")]
             for name, more in (X86 if is_x86 else OTHERS).items()
         }
-        for name in ("tree", "dispatch"):
+        for name in ("tree", "blocks", "dispatch"):
             jobs[f"{name}.o"] = [*flags, "-c", str(SOURCES / f"{name}.cpp")]
         objects = [str(Path(temporary, name)) for name in jobs]
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,6 +1,6 @@
 """Layers; they take tensors and a :class:`~hsa_geometric.TreeIndex`, never a ``Data``."""
 
-from .conv import HierarchicalAttentionConv
+from .conv import HierarchicalAttentionConv, HierarchicalCrossAttention
 from .encoding import (
     DomainEncoding,
     FamilyEncoding,
@@ -17,6 +17,7 @@ __all__ = [
     "DomainEncoding",
     "FamilyEncoding",
     "HierarchicalAttentionConv",
+    "HierarchicalCrossAttention",
     "HierarchicalTransformer",
     "HierarchicalTransformerLayer",
     "HierarchicalUNet",

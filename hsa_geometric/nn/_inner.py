@@ -20,7 +20,7 @@ class InnerNodes(NamedTuple):
         rank: ``[I]`` rank of each by id.
         by_id: ``[I]`` its inverse: place of each, these in ascending id.
         level: ``[I]`` level of each.
-        count: ``[I]`` number of leaves below each.
+        leaves: ``[I]`` number of leaves below each.
     """
 
     sizes: list[int]
@@ -29,7 +29,7 @@ class InnerNodes(NamedTuple):
     rank: Tensor
     by_id: Tensor
     level: Tensor
-    count: Tensor
+    leaves: Tensor
 
     def up(self, x: Tensor) -> Tensor:
         """Sums ``[I, ...]`` of leaf values ``[N, ...]``."""

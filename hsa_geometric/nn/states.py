@@ -11,6 +11,7 @@ from ..functional.options import check_choice
 from ..kernels.call import accumulator
 from ..tree import TreeIndex
 from ._inner import InnerNodes, inner_nodes
+from ._typed import sorted_linear
 
 
 class InnerStates(torch.nn.Module):
@@ -110,10 +111,8 @@ class InnerStates(torch.nn.Module):
                 f"(got {list(states.shape)})"
             )
         below = self._up(x, inner, mass).to(x.dtype)
-        if states is None:
-            states = torch.zeros_like(below)
-        else:  # by level, so that each level is a slice
-            states = states.index_select(0, inner.rank)
+        old = torch.zeros_like(below) if states is None else states
+        states = old.index_select(0, inner.rank)  # by level, so that each level is a slice
 
         both = torch.cat([below, states.to(x.dtype)], dim=1)
         new, gate = self._by_level(self.lin_up, both, inner).chunk(2, dim=1)
@@ -128,7 +127,7 @@ class InnerStates(torch.nn.Module):
             x = x.masked_fill((mass == 0)[:, None], 0.0)  # whatever padding holds
         rows = x.to(accumulator(x.dtype))
         if self.lin_score is None and mass is None:
-            return inner.up(rows) / inner.count[:, None]
+            return inner.up(rows) / inner.leaves[:, None]
         weight = rows.new_ones(x.shape[0], 1) if mass is None else mass.to(rows.dtype)[:, None]
         if self.lin_score is not None:
             # Bounded, so that no sum of exponentials underflows where another one does not.
@@ -144,8 +143,7 @@ class InnerStates(torch.nn.Module):
         """Each level's linear map of rows that are sorted by level."""
         last = self.num_levels - 1
         sizes = [*inner.sizes[:last], sum(inner.sizes[last:])]
-        parts = zip(x.split(sizes), lin.weight, lin.bias, strict=False)
-        return torch.cat([torch.nn.functional.linear(x, w.t(), b) for x, w, b in parts])
+        return sorted_linear(lin, x, sizes)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.channels}, num_levels={self.num_levels})"

@@ -5,25 +5,33 @@
 ``best_hierarchy``    several hierarchies over the same leaves, ranked by their evidence
 ``dilution``          how many leaves share a weight, and how far away they are
 ``evidence_gap``      how far hierarchical attention is from softmax attention
+``fidelity``          the same along interaction lists, and which blocks are to blame
+``choose_lists``      the cheapest lists that are near enough to softmax
 ``plot_hierarchy``    a picture of the tree
 ``plot_levels``       the leaves in space, coloured by their clusters at several levels
 ====================  =============================================================================
 """
 
 from hsa_geometric.report.best_hierarchy import Ranking, best_hierarchy
+from hsa_geometric.report.choose_lists import Choice, choose_lists
 from hsa_geometric.report.dilution import Dilution, dilution
 from hsa_geometric.report.evidence_gap import EvidenceGap, evidence_gap
+from hsa_geometric.report.fidelity import Fidelity, fidelity
 from hsa_geometric.report.hierarchy_report import HierarchyReport, hierarchy_report
 from hsa_geometric.report.plot import plot_hierarchy, plot_levels
 
 __all__ = [
+    "Choice",
     "Dilution",
     "EvidenceGap",
+    "Fidelity",
     "HierarchyReport",
     "Ranking",
     "best_hierarchy",
+    "choose_lists",
     "dilution",
     "evidence_gap",
+    "fidelity",
     "hierarchy_report",
     "plot_hierarchy",
     "plot_levels",

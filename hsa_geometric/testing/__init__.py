@@ -5,6 +5,7 @@
                 tree code, and the functions that build them
 ``strategies``  random forests for `hypothesis <https://hypothesis.works>`_, which only they import
 ``inputs``      random arguments for an attention over a given tree
+``lists``       random interaction lists
 ``assertions``  what every layer over trees should satisfy, whatever it computes
 ==============  ==================================================================================
 
@@ -29,6 +30,7 @@ from .assertions import (
     tree_of_leaf,
 )
 from .inputs import attention_inputs
+from .lists import random_lists
 from .strategies import forests
 from .zoo import (
     ZOO,
@@ -58,6 +60,7 @@ __all__ = [
     "collapse_chains",
     "forest",
     "forests",
+    "random_lists",
     "random_parent",
     "renumber",
     "shuffled",

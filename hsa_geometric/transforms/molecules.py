@@ -23,7 +23,7 @@ class MoleculeHierarchy(HierarchyTransform):
 
     Args:
         levels: names of levels, coarse to fine, from ``'components'``, ``'scaffold'``, ``'brics'``,
-            ``'functional_groups'`` and ``'rings'``.
+            ``'residues'``, ``'functional_groups'`` and ``'rings'``.
 
     Raises:
         TypeError, ValueError: here, for wrong levels.

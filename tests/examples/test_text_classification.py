@@ -7,8 +7,8 @@ import random
 
 import pytest
 import torch
-
 from helpers import load_example
+
 from hsa_geometric import Hierarchy
 
 example = load_example("text_classification")

@@ -143,6 +143,79 @@ def test_positions_enter_as_a_linear_map_on_both_sides():
     assert not torch.allclose(conv(x, tree, tree_pos=0 * pos), expected)
 
 
+def test_positions_may_have_a_width_of_their_own():
+    tree, x = index(), features(index())
+    conv = layer(6, 4, heads=2, pos_dim=3, pos_channels=5, bias=False)
+    pos = torch.randn(tree.num_nodes, 3)
+    q, k, v = (lin(x).view(-1, 2, 4) for lin in (conv.lin_query, conv.lin_key, conv.lin_value))
+    eps = (pos @ conv.lin_pos.weight.T).view(-1, 2, 5)
+    expected = hierarchical_attention(q, k, v, tree, pos_q=eps, pos_k=eps).flatten(1)
+    assert_close(conv(x, tree, tree_pos=pos), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_types_have_maps_of_their_own(dtype):
+    tree, x = index("forest"), features(index("forest"))
+    conv = layer(6, 4, heads=2, num_types=4, bias=False)  # no leaf is of type 2
+    leaf_type = torch.tensor([0, 1, 3] * 5)
+    lins = (conv.lin_query, conv.lin_key, conv.lin_value)
+    q, k, v = (
+        torch.stack(
+            [row @ lin.weight[t] + lin.bias[t] for row, t in zip(x, leaf_type, strict=True)]
+        ).view(-1, 2, 4)
+        for lin in lins
+    )
+    expected = hierarchical_attention(q, k, v, tree).flatten(1)
+    out = conv(x, tree, leaf_type=leaf_type.to(dtype))
+    assert_close(out, expected)
+    out.square().sum().backward()
+    for lin in lins:
+        assert lin.weight.grad[[0, 1, 3]].flatten(1).any(1).all()
+        assert not lin.weight.grad[2].any()
+    assert_isolated(lambda x: conv(x, tree, leaf_type=leaf_type), tree, x)
+
+
+def test_gradients_of_typed_maps_are_right_to_second_order():
+    tree = TreeIndex.from_parent(star(3))
+    conv = layer(2, 2, num_types=3).double()
+    x, leaf_type = features(tree, 2).double().requires_grad_(), torch.tensor([1, 0, 1])
+
+    def function(x):
+        return conv(x, tree, leaf_type=leaf_type)
+
+    assert torch.autograd.gradcheck(function, x)
+    assert torch.autograd.gradgradcheck(function, x)
+    (expected,) = torch.autograd.grad(function(x).square().sum(), x)
+    assert_close(torch.func.grad(lambda x: function(x).square().sum())(x), expected)
+
+
+def test_widths_of_types_are_taken_from_the_first_input():
+    tree, x = index(), features(index())
+    conv, known = layer(-1, 4, num_types=2), layer(6, 4, num_types=2)
+    leaf_type = torch.tensor([0, 1, 1, 0, 1])
+    assert conv(x, tree, leaf_type=leaf_type).shape == (5, 4)
+    known.load_state_dict(conv.state_dict())
+    assert_close(known(x, tree, leaf_type=leaf_type), conv(x, tree, leaf_type=leaf_type))
+
+
+@pytest.mark.parametrize("self_loop", [True, False])
+def test_entmax_gives_what_its_weights_say(self_loop):
+    tree, x = index("forest"), 3 * features(index("forest"))
+    conv = layer(6, 4, 2, attention="entmax15", self_loop=self_loop, num_levels=2, pos_dim=1)
+    options = {"mass": torch.rand(tree.num_leaves), "tree_pos": torch.randn(tree.num_nodes, 1)}
+    options["mass"][2] = 0
+    out, theta = conv(x, tree, **options, return_attention_weights=True)
+    assert_rows_sum_to_one(theta, tree, mass=options["mass"], self_loop=self_loop)
+    assert torch.equal(out, conv(x, tree, **options))
+    heads = torch.einsum("hij,jhd->ihd", theta, conv.lin_value(x).view(-1, 2, 4))
+    assert_close(out, heads.flatten(1) + conv.bias)
+    softmax = layer(6, 4, 2, self_loop=self_loop, num_levels=2, pos_dim=1)
+    softmax.load_state_dict(conv.state_dict())
+    _, dense = softmax(x, tree, **options, return_attention_weights=True)
+    assert (theta == 0).sum() > (dense == 0).sum()
+    assert_isolated(lambda x: conv(x, tree, **options), tree, x)
+
+
 @pytest.mark.parametrize("num_levels", [1, 2, 9])
 def test_level_parameters_change_nothing_at_first(num_levels):
     tree, x = index(), features(index())
@@ -453,6 +526,14 @@ def test_a_deep_tree_runs():
         ((6, 4, 0), {}, "Expected 'heads' to be positive (got 0)"),
         ((6, 4), {"dropout": 1.5}, "Expected 'dropout' to be in [0, 1] (got 1.5)"),
         ((6, 4), {"num_levels": 0}, "Expected 'num_levels' to be positive (got 0)"),
+        ((6, 4), {"num_types": 0}, "Expected 'num_types' to be positive (got 0)"),
+        ((6, 4), {"pos_channels": 0}, "Expected 'pos_channels' to be positive (got 0)"),
+        ((6, 4), {"attention": "max"}, "one of ['softmax', 'entmax15'] (got 'max')"),
+        (
+            (6, 4),
+            {"attention": "entmax15", "backend": "cpu"},
+            "'auto' or 'scatter' with attention='entmax15', which is plain tensor code (got 'cpu')",
+        ),
     ],
 )
 def test_bad_options_are_named(args, options, message):
@@ -516,6 +597,36 @@ def test_options_are_keyword_only():
             "Expected no 'tree_pos' in a layer whose 'pos_dim' is None",
         ),
         ({"pos_dim": 2}, {}, ValueError, "Expected 'tree_pos' with 2 columns (got None)"),
+        (
+            {},
+            {"leaf_type": torch.zeros(3).long()},
+            ValueError,
+            "Expected no 'leaf_type' in a layer whose 'num_types' is None",
+        ),
+        (
+            {"num_types": 2},
+            {},
+            ValueError,
+            "Expected 'leaf_type' to have one entry for each of the 3 leaves (got None)",
+        ),
+        (
+            {"num_types": 2},
+            {"leaf_type": torch.zeros(4).long()},
+            ValueError,
+            "one entry for each of the 3 leaves (got [4])",
+        ),
+        (
+            {"num_types": 2},
+            {"leaf_type": torch.zeros(3)},
+            TypeError,
+            "Expected 'leaf_type' to hold integers (got torch.float32)",
+        ),
+        (
+            {"num_types": 2},
+            {"leaf_type": torch.tensor([0, 2, 1])},
+            ValueError,
+            "Expected 'leaf_type' to hold types in [0, 1] (got leaf_type[1] = 2)",
+        ),
         (
             {"pos_dim": 2},
             {"tree_pos": torch.ones(4)},

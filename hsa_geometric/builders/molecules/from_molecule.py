@@ -28,10 +28,10 @@ def from_molecule(
 ) -> Hierarchy:
     r"""Build a hierarchy whose leaves are the atoms and whose inner nodes are chemical groups.
 
-    A level is a rule that cuts bonds, none of which is in a ring. Its groups are what its own cuts
-    and those of all coarser levels leave connected. So groups nest, each is connected, and there is
-    nothing to overlap: a group that spans a cut of a coarser level is split there, and no ring is
-    ever opened. In the order from coarse to fine that is usual:
+    A level is a rule that cuts bonds. Its groups are what its own cuts and those of all coarser
+    levels leave connected. So groups nest, each is connected, and there is nothing to overlap: a
+    group that spans a cut of a coarser level is split there. Only ``'residues'`` opens rings, and
+    only large ones. In the order from coarse to fine that is usual:
 
     * ``'components'``: disconnected parts, as in salts. Where there are several they are always the
       top level, named or not.
@@ -39,6 +39,10 @@ def from_molecule(
       double bond to these) against the side chains. A molecule without rings has no scaffold and
       is not cut.
     * ``'brics'``: the fragments of BRICS (Degen et al., ChemMedChem 3, 1503, 2008), by RDKit.
+    * ``'residues'``: what is between the amide bonds C(=O)–N of two carbons: the amino acids and
+      caps of a peptide. Those in rings of nine atoms or more, that is of three amino acids, are cut
+      too, so that a cyclic peptide opens; lactams stay whole. Ureas, carbamates and esters are not
+      cut, nor is an amide at the end of a chain. Levels below find the rings that are left.
     * ``'functional_groups'``: connected atoms that Ertl's rules mark (`J. Cheminform. 9, 36, 2017
       <https://doi.org/10.1186/s13321-017-0225-z>`_: heteroatoms, carbons with a multiple bond,
       acetal carbons, oxirane-like rings) against the connected rest. Aromatic atoms are not
@@ -54,8 +58,9 @@ def from_molecule(
     The kinds of the nodes are kept as :obj:`tree_kind`, ids into
     :data:`~hsa_geometric.builders.molecules.KINDS`, the same for all levels and molecules: 0 atom,
     1 ring (system), 2 functional group, 3 scaffold, 4 fragment (BRICS), 5 component, 6 molecule,
-    7 rest (side chain, or what is between functional groups). A node that is several of them, such
-    as a fragment that is a ring, has the kind of the finest level; ``rest`` gives way to any other.
+    7 rest (side chain, or what is between functional groups), 8 residue. A node that is several of
+    them, such as a fragment that is a ring, has the kind of the finest level; ``rest`` gives way to
+    any other.
 
     Args:
         molecule: a sanitized RDKit molecule; leaf ``i`` is its atom ``i``, and :obj:`x`,

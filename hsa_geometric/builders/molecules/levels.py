@@ -1,7 +1,7 @@
 """The levels of a molecule. A level is a rule that says which bonds it cuts.
 
 What the cuts of a level and of all coarser levels leave connected are the groups of that level, so
-groups nest whatever the levels are. No rule cuts a bond of a ring or a bond to a hydrogen.
+groups nest whatever the levels are. No rule cuts a bond to a hydrogen, and only residues cut rings.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ KINDS = (
     "component",
     "molecule",
     "rest",
+    "residue",
 )
 """What ``tree_kind`` counts: ``KINDS[h.tree_kind[a]]`` is the kind of tree node ``a``."""
 
@@ -29,6 +30,10 @@ KINDS = (
 # (2017): heteroatoms; carbons with a multiple bond; acetal carbons; oxiranes and their like.
 # Aromatic atoms are left to their ring.
 _FUNCTIONAL = "[$([!#6;!#1;!a]),$(C=,#[!#6]),$(C=,#C),$([CX4](-[O,N,S])-[O,N,S]),$(C1[O,N,S]C1)]"
+
+# Amides between two carbons. Those of small rings are lactams, whose rings stay whole.
+_PEPTIDE = "[#6][CX3](=[OX1])-[NX3][#6]"
+_SMALLEST_OPENED = 9  # atoms: a ring of three amino acids
 
 
 class Level(NamedTuple):
@@ -49,6 +54,7 @@ class _Bond(NamedTuple):
     ends: tuple[int, int]
     in_ring: bool
     is_double: bool
+    smallest_ring: int
 
 
 def _components(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
@@ -70,7 +76,7 @@ def _scaffold(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
                 ends.append(j)
     linked = (part for part in connected_components(graph) if not rings.isdisjoint(part))
     atoms = set().union(*linked)
-    double = [(i, j) for (i, j), _, is_double in bonds if is_double]
+    double = [(i, j) for (i, j), _, is_double, _ in bonds if is_double]
     atoms |= {j for i, j in double if i in atoms} | {i for i, j in double if j in atoms}
     return atoms, _border(atoms, bonds)
 
@@ -95,8 +101,15 @@ def _brics(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
 
 
 def _functional_groups(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
-    atoms = {i for (i,) in _matches(mol, _query())}
+    atoms = {i for (i,) in _matches(mol, _query(_FUNCTIONAL))}
     return atoms, _border(atoms, bonds)
+
+
+def _residues(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
+    lactams = {bond.ends for bond in bonds if 0 < bond.smallest_ring < _SMALLEST_OPENED}
+    found = {(c, n) for _, c, _, n, _ in _matches(mol, _query(_PEPTIDE))}
+    cut = {(i, j) for i, j in found if (i, j) not in lactams and (j, i) not in lactams}
+    return {i for ends in cut for i in ends}, cut
 
 
 def _rings(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
@@ -137,6 +150,7 @@ LEVELS: dict[str, tuple[str, _Rule]] = {
     "scaffold": ("scaffold", _scaffold),
     "brics": ("fragment", _brics),
     "functional_groups": ("functional_group", _functional_groups),
+    "residues": ("residue", _residues),
     "rings": ("ring", _rings),
 }
 
@@ -168,17 +182,19 @@ def check_levels(levels: Iterable[str]) -> tuple[str, ...]:
 
 def find_levels(mol: Any, names: tuple[str, ...]) -> list[Level]:
     """Cut a molecule level by level, coarse to fine; each level cuts what the last one left."""
-    from networkx import Graph, connected_components
+    from networkx import Graph, bridges, connected_components
     from rdkit import Chem
 
     mol = Chem.Mol(mol)
     Chem.SetAromaticity(mol)  # kekulized or not, a molecule has one tree
+    rings = mol.GetRingInfo()
     hydrogen = {atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() == 1}
     bonds = [
         _Bond(
             (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()),
             bond.IsInRing(),
             bond.GetBondType() == Chem.BondType.DOUBLE,
+            rings.MinBondRingSize(bond.GetIdx()),
         )
         for bond in bonds_of(mol)
     ]
@@ -190,6 +206,10 @@ def find_levels(mol: Any, names: tuple[str, ...]) -> list[Level]:
         kind, rule = LEVELS[name]
         groups, cut = rule(mol, bonds)
         pieces.remove_edges_from((i, j) for i, j in cut if i not in hydrogen and j not in hydrogen)
+        if name == "residues" and cut:  # what rings there are is now another matter
+            left = [bond for bond in bonds if pieces.has_edge(*bond.ends)]
+            opened = {frozenset(ends) for ends in bridges(pieces)}
+            bonds = [b._replace(in_ring=frozenset(b.ends) not in opened) for b in left]
         partition = tuple(tuple(sorted(piece)) for piece in connected_components(pieces))
         levels.append(Level(KINDS.index(kind), groups, partition))
     return levels
@@ -205,11 +225,11 @@ def bonds_of(mol: Any) -> Iterator[Any]:
 
 def _border(atoms: set[int], bonds: list[_Bond]) -> Bonds:
     """Bonds outside rings between these atoms and others."""
-    return {(i, j) for (i, j), in_ring, _ in bonds if not in_ring and (i in atoms) != (j in atoms)}
+    return {(i, j) for (i, j), in_ring, *_ in bonds if not in_ring and (i in atoms) != (j in atoms)}
 
 
 @cache
-def _query() -> Any:
+def _query(smarts: str) -> Any:
     from rdkit import Chem
 
-    return Chem.MolFromSmarts(_FUNCTIONAL)
+    return Chem.MolFromSmarts(smarts)

@@ -3,23 +3,25 @@
 ====================  ===========================================================================
 ``walk``              in which order the kernel visits a tree, and masses
 ``call``              its arguments
+``lists``             the same by interaction lists
 ``native/src``        the kernel itself, in C++
 ====================  ===========================================================================
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ...native import kernel
 from ..call import Call, accumulator
-from .call import NO_ROWS, PACKED, address, beside, rows
+from . import lists
+from .call import NO_ROWS, NOTHING, address, beside, like, node_values, pack, rows, run
 from .walk import Walk, masses
 
-__all__ = ["backward", "check", "forward", "saved_like"]
+__all__ = ["LISTS", "backward", "check", "forward", "saved_like"]
+
+LISTS = True  # interaction lists are taken
 
 
 def check(device: torch.device) -> None:
@@ -46,6 +48,8 @@ def saved_like(call: Call) -> list[Tensor]:
 
     U of the leaves, as v is; means of the families and their U; and S, g by node and f by family.
     """
+    if call.lists is not None:
+        return lists.saved_like(call)
     nodes, families, heads, means, values = _sizes(call)
     dtype, new = accumulator(call.q.dtype), call.q.new_empty
     return [
@@ -55,52 +59,15 @@ def saved_like(call: Call) -> list[Tensor]:
     ]
 
 
-def _node_values(call: Call, dtype: torch.dtype) -> list[Tensor | None]:
-    given = (call.pos_q, call.pos_k, call.temperature, call.bias)
-    return [None if x is None else x.detach().to(dtype).contiguous() for x in given]
-
-
-def _run(
-    function: Any,
-    call: Call,
-    walk: Walk,
-    mass: Tensor,
-    given: list[Tensor | None],
-    leaves: list[tuple[int, int, int]],
-    learned: list[Tensor | None],
-    addresses: tuple[int, ...],
-    save: bool,
-) -> None:
-    """Call the kernel; the order of everything here is that of ``call.h``."""
-    tree, (_, heads, width), values = call.tree, call.q.shape, call.v.shape[2]
-    weight, dropout = mass.data_ptr(), call.dropout_p
-    packed = PACKED.pack(
-        walk.packed.data_ptr(), tree.order.data_ptr(), tree.num_nodes,
-        tree.num_nodes - tree.num_leaves, tree.num_trees, walk.families, walk.tasks, walk.tops,
-        walk.widest, walk.cost, heads, width, values, 0 if given[0] is None else given[0].shape[2],
-        *(number for x in leaves for number in x),
-        *map(address, given), *map(address, learned),
-        weight, weight + mass.stride(0) * mass.element_size(),
-        *addresses,
-        call.mass is not None, call.self_loop, save,
-        int(call.seed) if call.seed is not None and dropout > 0 else 0,
-        walk.threads(heads, 2 * width + values), mass.dtype == torch.float64,
-        call.scale, dropout,
-    )  # fmt: skip
-    if function(packed):
-        raise MemoryError("backend='cpu' found no memory for the rows of a tile")
-
-
-NOTHING: list[Tensor | None] = [None] * 4
-
-
 def forward(call: Call, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Output ``[N, H, Dv]``, log evidence ``[trees, H]``, and what :func:`backward` needs."""
+    if call.lists is not None:
+        return lists.forward(call, save)
     nodes, families, heads, means, values = _sizes(call)
     q, k, v = beside(call.q), beside(call.k), beside(call.v)
     dtype, tree = accumulator(q.dtype), call.tree
     walk, mass = Walk.of(tree), masses(call.mass, tree, dtype)
-    given = _node_values(call, dtype)
+    given = node_values(call, dtype)
     out, per = torch.empty(v.shape, dtype=v.dtype), families * heads
     evidence = torch.empty(tree.num_trees, heads, dtype=dtype)
     saved = saved_like(call) if save else []
@@ -114,8 +81,8 @@ def forward(call: Call, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
     at_means, at_f, at_z = inner.data_ptr(), scalars.data_ptr(), own.data_ptr()
     at_u, at_g, at_w = at_means + per * means * size, at_f + per * size, at_z + per * values * size
     leaves = [rows(q), rows(k), rows(v), rows(out), rows(saved[0]) if save else NO_ROWS]
-    _run(
-        kernel().hsa_forward, call, walk, mass, given, leaves + [NO_ROWS] * 4, NOTHING,
+    packed = pack(
+        call, walk, mass, given, leaves + [NO_ROWS] * 4, NOTHING,
         (
             evidence.data_ptr(), 0,
             at_means, at_u, at_z, at_f, at_g, at_w, at_g + nodes * heads * size,
@@ -123,6 +90,7 @@ def forward(call: Call, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
         ),
         save,
     )  # fmt: skip
+    run(kernel().hsa_forward, packed)
     return out, evidence, saved
 
 
@@ -130,11 +98,13 @@ def backward(
     call: Call, saved: list[Tensor], grad: Tensor | None, grad_evidence: Tensor | None
 ) -> list[Tensor | None]:
     """Gradients of q, k, v, pos_q, pos_k, temperature and bias; None for those that are None."""
+    if call.lists is not None:
+        return lists.backward(call, saved, grad, grad_evidence)
     nodes, families, heads, means, values = _sizes(call)
     q, k, v = beside(call.q), beside(call.k), beside(call.v)
     dtype, tree = accumulator(q.dtype), call.tree
     walk, mass = Walk.of(tree), masses(call.mass, tree, dtype)
-    given = _node_values(call, dtype)
+    given = node_values(call, dtype)
     grad = v.new_zeros(v.shape) if grad is None else beside(grad)
     if grad_evidence is not None:
         grad_evidence = grad_evidence.to(dtype).contiguous()
@@ -156,8 +126,8 @@ def backward(
     at_df = at_w + per * size
     at_dw = at_df + per * size
     at_mu = at_dw + nodes * heads * size
-    _run(
-        kernel().hsa_backward, call, walk, mass, given,
+    packed = pack(
+        call, walk, mass, given,
         [rows(q), rows(k), rows(v), NO_ROWS, *map(rows, (leaf, grad, dq, dk, dv))], learned,
         (
             0, address(grad_evidence),
@@ -167,8 +137,5 @@ def backward(
         ),
         True,
     )  # fmt: skip
-    grads = [
-        None if x is None or y is None else x.to(y.dtype)
-        for x, y in zip(learned, call.learned[3:], strict=True)
-    ]
-    return [dq, dk, dv, *grads]
+    run(kernel().hsa_backward, packed)
+    return [dq, dk, dv, *like(learned, call.learned[3:])]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import Struct
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..call import Call
+from .walk import Walk
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
@@ -13,6 +18,7 @@ DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 
 NUM_SIZES, NUM_ROWS, NUM_ADDRESSES = 14, 9, 31
 PACKED = Struct(f"={NUM_SIZES + 3 * NUM_ROWS + NUM_ADDRESSES}q2d24x")
 NO_ROWS = (0, 0, 0)
+NOTHING: list[Tensor | None] = [None] * 4
 
 
 def rows(x: Tensor) -> tuple[int, int, int]:
@@ -33,3 +39,53 @@ def beside(x: Tensor) -> Tensor:
 def address(x: Tensor | None) -> int:
     """Where a tensor is; 0 for none."""
     return 0 if x is None else x.data_ptr()
+
+
+def node_values(call: Call, dtype: torch.dtype) -> list[Tensor | None]:
+    """pos_q, pos_k, temperature and bias as the kernel reads them."""
+    given = (call.pos_q, call.pos_k, call.temperature, call.bias)
+    return [None if x is None else x.detach().to(dtype).contiguous() for x in given]
+
+
+def like(found: Sequence[Tensor | None], given: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Gradients in the dtypes of what they are of."""
+    return [
+        None if x is None or y is None else x.to(y.dtype) for x, y in zip(found, given, strict=True)
+    ]
+
+
+def pack(
+    call: Call,
+    walk: Walk,
+    mass: Tensor,
+    given: list[Tensor | None],
+    leaves: list[tuple[int, int, int]],
+    learned: list[Tensor | None],
+    addresses: tuple[int, ...],
+    save: bool,
+    threads: int | None = None,
+) -> bytes:
+    """What the kernel is given; the order of everything here is that of ``call.h``."""
+    tree, (_, heads, width), values = call.tree, call.q.shape, call.v.shape[2]
+    weight, dropout = mass.data_ptr(), call.dropout_p
+    if threads is None:
+        threads = walk.threads(heads, 2 * width + values)
+    return PACKED.pack(
+        walk.packed.data_ptr(), tree.order.data_ptr(), tree.num_nodes,
+        tree.num_nodes - tree.num_leaves, tree.num_trees, walk.families, walk.tasks, walk.tops,
+        walk.widest, walk.cost, heads, width, values, 0 if given[0] is None else given[0].shape[2],
+        *(number for x in leaves for number in x),
+        *map(address, given), *map(address, learned),
+        weight, weight + mass.stride(0) * mass.element_size(),
+        *addresses,
+        call.mass is not None, call.self_loop, save,
+        int(call.seed) if call.seed is not None and dropout > 0 else 0,
+        threads, mass.dtype == torch.float64,
+        call.scale, dropout,
+    )  # fmt: skip
+
+
+def run(function: Any, packed: bytes) -> None:
+    """Call the kernel."""
+    if function(packed):
+        raise MemoryError("backend='cpu' found no memory for the rows of a tile")

@@ -7,8 +7,11 @@ No derivative is written by hand, so those of any order and in forward mode are 
 ``attention``  the steps of DESIGN.md one after another: begin here
 ``sweeps``     sums over subtrees (up) and over ancestors (down), level by level
 ``siblings``   softmax within families
+``lists``      the same where other pairs of nodes meet
+``nodes``      masses, positions, temperatures and biases
 ``tiles``      families as padded tiles
 ``recursion``  log evidence upward, what is kept inside downward
+``entmax``     1.5-entmax within families instead
 ``operator``   the sweeps as one operator, for torch.compile
 =============  ==================================================================================
 """
@@ -16,4 +19,6 @@ No derivative is written by hand, so those of any order and in forward mode are 
 from .attention import attend
 from .operator import sweep
 
-__all__ = ["attend", "sweep"]
+__all__ = ["LISTS", "attend", "sweep"]
+
+LISTS = True  # knows of pairs of nodes other than siblings

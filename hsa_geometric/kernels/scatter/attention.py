@@ -2,45 +2,66 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..call import Call, accumulator
 from ..dropout import OWN, factors
+from . import lists
+from .nodes import weighted, with_node_values
 from .recursion import evidence, product_down
 from .siblings import siblings
 from .sweeps import down, up
 
 
-def attend(call: Call) -> tuple[Tensor, Tensor]:
-    """Output ``[N, H, Dv]`` in the dtype of v, and log evidence ``[trees, H]``."""
+class Prepared(NamedTuple):
+    """What attention within families starts from, in the dtype of sums.
+
+    Attributes:
+        query: ``[T, H, *]`` with scale, position and temperature, as ``key``; by position.
+        value: ``[T, H, Dv]`` means.
+        leaf_value: ``[N, H, Dv]``.
+        bias: ``[T, H]`` of a node's logits, or :obj:`None`.
+        mass: ``[T]``.
+        share: ``[T]`` each node's share of its parent's mass: 0 where that has none.
+        own: ``[N, H]`` log evidence of the leaves.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    leaf_value: Tensor
+    bias: Tensor | None
+    mass: Tensor
+    share: Tensor
+    own: Tensor
+
+
+def prepare(call: Call) -> Prepared:
+    """Means over subtrees, and what the leaves' own logits are."""
     tree, dtype = call.tree, accumulator(call.q.dtype)
     qkv = torch.cat([x.to(dtype) for x in (call.q, call.k, call.v)], dim=-1)
-    if call.mass is None:
-        mass = tree.count.to(dtype)
-    else:
-        mass = up(call.mass.detach().to(dtype), tree)
-        qkv = torch.where(call.mass.view(-1, 1, 1) > 0, qkv, 0)  # padding may hold anything
-    # Each node's share of its parent's mass: 0 where that has none.
-    share = mass / mass.index_select(0, tree.up).clamp(min=torch.finfo(dtype).tiny)
-
+    qkv, mass, share = weighted(qkv, call.mass, tree)
     width = call.q.shape[-1]
     query, key, value = up(qkv, tree, share).split([width, width, call.v.shape[-1]], dim=-1)
-    query, bias = query * call.scale, None
-    if call.pos_q is not None and call.pos_k is not None:
-        query = torch.cat([query, by_position(call.pos_q, call)], dim=-1)
-        key = torch.cat([key, by_position(call.pos_k, call)], dim=-1)
-    if call.temperature is not None:
-        query = query * by_position(call.temperature, call).unsqueeze(-1)
-    if call.bias is not None:
-        bias = by_position(call.bias, call)
-
-    total, average = siblings(query, key, value, mass, call)
-    if bias is not None:  # all logits of a node but its own have it, so that no weight changes
-        total = total + bias
+    query, key, bias = with_node_values(query, key, call, tree, tree)
     own = (query * key).sum(-1).index_select(0, tree.leaf)
     own = own + mass.index_select(0, tree.leaf).log().unsqueeze(-1)
     own = own if call.self_loop else torch.full_like(own, -torch.inf)
+    return Prepared(query, key, value, qkv[..., 2 * width :], bias, mass, share, own)
+
+
+def attend(call: Call) -> tuple[Tensor, Tensor]:
+    """Output ``[N, H, Dv]`` in the dtype of v, and log evidence ``[trees, H]``."""
+    if call.lists is not None:
+        return lists.attend(call, call.lists)
+    tree, dtype = call.tree, accumulator(call.q.dtype)
+    query, key, value, leaf_value, bias, mass, share, own = prepare(call)
+    total, average = siblings(query, key, value, mass, call)
+    if bias is not None:  # all logits of a node but its own have it, so that no weight changes
+        total = total + bias
     f = evidence(own, total, share, tree)
     f = torch.where(mass.unsqueeze(-1) > 0, f, -torch.inf)
 
@@ -54,10 +75,5 @@ def attend(call: Call) -> tuple[Tensor, Tensor]:
         place = torch.full_like(heads, OWN)
         query_at = tree.leaf.unsqueeze(1)
         alone = alone * factors(call.dropout_p, call.seed, heads, query_at, place, dtype)
-    out = down(given.unsqueeze(-1) * average, tree) + alone.unsqueeze(-1) * qkv[..., 2 * width :]
+    out = down(given.unsqueeze(-1) * average, tree) + alone.unsqueeze(-1) * leaf_value
     return out.to(call.v.dtype), f[: tree.num_trees].clone()
-
-
-def by_position(x: Tensor, call: Call) -> Tensor:
-    """Node values, given by id, in storage order and in the dtype of sums."""
-    return x.to(accumulator(call.q.dtype)).index_select(0, call.tree.order)

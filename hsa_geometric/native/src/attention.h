@@ -8,162 +8,29 @@
 // gradients of W, f and of the means. Logits are in base 2. In a tile the lanes are queries, so sums
 // over keys need no lanes to meet: s[j][i] = sum_d q[d][i] k[j][d].
 #pragma once
-#include <algorithm>
-#include <cstdlib>
-#include <vector>
-
 #include "call.h"
 #include "philox.h"
-#include "simd.h"
 #include "team.h"
+#include "tiles.h"
 #include "tree.h"
 
 namespace SIMD {
 
-constexpr int TILE = 64;       // queries and keys of a tile
-constexpr int MANY = 512;      // a family above the tasks with so many members is cut for the threads
+constexpr int MANY = 512;  // a family above the tasks with so many members is cut for the threads
 constexpr double LOG2E = 1.4426950408889634074;
-
-// s[j][i] = sum_e q[e][i] k[j][e] for NK keys and NV vectors of queries; SPLIT sums side by side hide
-// the latency of additions.
-template <class A, int NV, int NK, int SPLIT = 1>
-INLINE void dots(A* s, const A* q, const A* k, int ld, int wide, int E) {
-    vec<A> acc[SPLIT][NK][NV] = {};
-    int e = 0;
-    for (; e + SPLIT <= E; e += SPLIT)
-        for (int u = 0; u < SPLIT; u++) {
-            vec<A> x[NV];
-            for (int v = 0; v < NV; v++) x[v] = load(q + (e + u) * ld + v * LANES<A>);
-            for (int j = 0; j < NK; j++)
-                for (int v = 0; v < NV; v++) acc[u][j][v] += x[v] * k[j * wide + e + u];
-        }
-    for (; e < E; e++)
-        for (int v = 0; v < NV; v++)
-            for (int j = 0; j < NK; j++) acc[0][j][v] += load(q + e * ld + v * LANES<A>) * k[j * wide + e];
-    for (int j = 0; j < NK; j++)
-        for (int v = 0; v < NV; v++) {
-            vec<A> y = acc[0][j][v];
-            for (int u = 1; u < SPLIT; u++) y += acc[u][j][v];
-            store(s + j * ld + v * LANES<A>, y);
-        }
-}
-
-// All pairs of a tile: n keys, of which room for 8 more is there, and ld queries, a whole number of vectors.
-template <class A> static void all_dots(A* s, const A* q, const A* k, int ld, int n, int wide, int E) {
-    const int L = LANES<A>;
-    int i = 0;
-    for (; i + 2 * L <= ld; i += 2 * L) {
-        int j = 0;
-#if VECTOR_BYTES == 64
-        for (; j + 8 <= n; j += 8) dots<A, 2, 8>(s + j * ld + i, q + i, k + j * wide, ld, wide, E);
-#endif
-        for (; j < n; j += 4) dots<A, 2, 4>(s + j * ld + i, q + i, k + j * wide, ld, wide, E);
-    }
-    if (i < ld) {
-        int j = 0;
-        for (; n - j > 4; j += 8) dots<A, 1, 8>(s + j * ld + i, q + i, k + j * wide, ld, wide, E);
-        for (; j < n; j += 4) dots<A, 1, 4, 2>(s + j * ld + i, q + i, k + j * wide, ld, wide, E);
-    }
-}
-
-// The same for W queries, fewer than a vector, of which several heads stand beside each other.
-template <class A, int W, int NK> INLINE void narrow_dots(A* s, const A* q, const A* k, int ld, int wide, int E) {
-    typedef typename Narrow<A, W>::vec small;
-    small acc[2][NK] = {};
-    int e = 0;
-    auto add = [&](int u, int at) {
-        small x;
-        memcpy(&x, q + at * ld, sizeof x);
-        for (int j = 0; j < NK; j++) acc[u][j] += x * k[j * wide + at];
-    };
-    for (; e + 2 <= E; e += 2) add(0, e), add(1, e + 1);
-    if (e < E) add(0, e);
-    for (int j = 0; j < NK; j++) {
-        acc[0][j] += acc[1][j];
-        memcpy(s + j * ld, &acc[0][j], sizeof acc[0][j]);
-    }
-}
-
-// How many lanes the queries of a family of b have, if heads share vectors; else whole vectors.
-template <class A> INLINE int lanes(int b) {
-    return b <= 4 && LANES<A> >= 8 ? 4 : b <= 8 && LANES<A> >= 16 ? 8 : padded<A>(b);
-}
-
-template <class A> static void head_dots(A* s, const A* q, const A* k, int ld, int group, int n, int wide, int E) {
-    if (group >= LANES<A>) return all_dots(s, q, k, ld, n, wide, E);
-    if constexpr (LANES<A> >= 8)
-        if (group == 4) return n > 2 ? narrow_dots<A, 4, 4>(s, q, k, ld, wide, E) : narrow_dots<A, 4, 2>(s, q, k, ld, wide, E);
-    if constexpr (LANES<A> >= 16)
-        for (int j = 0; j < n; j += 4) narrow_dots<A, 8, 4>(s + j * ld, q, k + j * wide, ld, wide, E);
-}
-
-// y[r][:] (+)= sum_t a[r * by_row + t * by_term] x[t][:], rows of `wide` numbers, a whole number of vectors.
-template <class A, int NR, int NV>
-INLINE void combine(A* y, const A* a, int by_row, int by_term, int terms, const A* x, int wide, bool more) {
-    const int L = LANES<A>;
-    vec<A> acc[NR][NV] = {};
-    if (more)
-        for (int r = 0; r < NR; r++)
-            for (int v = 0; v < NV; v++) acc[r][v] = load(y + r * wide + v * L);
-    for (int t = 0; t < terms; t++) {
-        vec<A> row[NV];
-        for (int v = 0; v < NV; v++) row[v] = load(x + t * wide + v * L);
-        for (int r = 0; r < NR; r++)
-            for (int v = 0; v < NV; v++) acc[r][v] += row[v] * a[r * by_row + t * by_term];
-    }
-    for (int r = 0; r < NR; r++)
-        for (int v = 0; v < NV; v++) store(y + r * wide + v * L, acc[r][v]);
-}
-
-template <class A>
-static void all_combine(A* y, int rows, const A* a, int by_row, int by_term, int terms, const A* x, int wide, bool more) {
-    const int L = LANES<A>;
-    for (int r = 0; r < rows;) {
-        int v = 0, step = 4;
-        const A* at = a + r * by_row;
-#if VECTOR_BYTES == 64
-        if (rows - r > 4) {
-            step = 8;
-            for (; v + 2 * L <= wide; v += 2 * L) combine<A, 8, 2>(y + r * wide + v, at, by_row, by_term, terms, x + v, wide, more);
-            for (; v < wide; v += L) combine<A, 8, 1>(y + r * wide + v, at, by_row, by_term, terms, x + v, wide, more);
-        }
-#endif
-        for (; v + 2 * L <= wide; v += 2 * L) combine<A, 4, 2>(y + r * wide + v, at, by_row, by_term, terms, x + v, wide, more);
-        for (; v < wide; v += L) combine<A, 4, 1>(y + r * wide + v, at, by_row, by_term, terms, x + v, wide, more);
-        r += step;
-    }
-}
-
-// Memory of one thread, kept for its next call; a thread's own, so callers may be many.
-template <class A> struct Scratch {
-    A *q, *k, *v, *qt, *s, *g, *gt, *x, *acc, *dq, *drop, *lane;
-    static constexpr int VECTORS = 16;  // of TILE lanes, at `lane`
-
-    Scratch(int keys, int E, int V) {
-        const int rows = std::max(keys + 8, 3 * LANES<A>), ld = padded<A>(keys), wide = std::max(E, V);  // see Heads
-        size_t sizes[] = {(size_t)rows * E, (size_t)rows * E, (size_t)rows * V, (size_t)ld * E, (size_t)rows * ld,
-                          (size_t)rows * V, (size_t)ld * V, (size_t)rows * ld, (size_t)rows * V, (size_t)rows * wide,
-                          (size_t)rows * ld, (size_t)VECTORS * TILE * 2};
-        A** parts[] = {&q, &k, &v, &qt, &s, &g, &gt, &x, &acc, &dq, &drop, &lane};
-        size_t total = 64 / sizeof(A);
-        for (size_t n : sizes) total += (n + 31) / 32 * 32;
-        static thread_local std::vector<A> memory;
-        if (memory.size() < total) memory.assign(total, A(0));
-        A* at = (A*)(((uintptr_t)memory.data() + 63) / 64 * 64);
-        for (int i = 0; i < 12; i++) *parts[i] = at, at += (sizes[i] + 31) / 32 * 32;
-    }
-};
 
 template <class A> struct Attention {
     const Call& c;
     Walk walk;
     const int H, D, V, P, E, EP, VP;  // heads; channels of q, v, positions; D + P; rows padded to whole vectors
+    const int width;                  // of means, and of gradients that go down
     const A scale, kept;              // of products, in base 2; of weights that dropout kept
     A *means, *U, *Z, *f, *g, *W, *S, *G, *dW, *df, *z, *mu;
 
-    Attention(const Call& c)
+    explicit Attention(const Call& c) : Attention(c, 2 * c.D + c.V) {}
+    Attention(const Call& c, int width)
         : c(c), walk(c.walk, c.T, c.F, c.R), H(c.H), D(c.D), V(c.V), P(c.P), E(c.D + c.P), EP(padded<A>(c.D + c.P)),
-          VP(padded<A>(c.V)), scale((A)(c.scale * LOG2E)), kept(c.dropout < 1 ? (A)(1 / (1 - c.dropout)) : A(0)) {
+          VP(padded<A>(c.V)), width(width), scale((A)(c.scale * LOG2E)), kept(c.dropout < 1 ? (A)(1 / (1 - c.dropout)) : A(0)) {
         means = (A*)c.means, U = (A*)c.U, Z = (A*)c.Z, f = (A*)c.f, g = (A*)c.g, W = (A*)c.W, S = (A*)c.S;
         G = (A*)c.G, dW = (A*)c.dW, df = (A*)c.df, z = (A*)c.z, mu = (A*)c.mu;
     }
@@ -175,8 +42,7 @@ template <class A> struct Attention {
         const int32_t* source;
     };
     Family family(int p) const { return {p, walk.first[p], walk.size[p], walk.source + walk.first[p]}; }
-    int64_t width() const { return 2 * D + V; }
-    A* mean(int p, int h) const { return means + (p * (int64_t)H + h) * width(); }
+    A* mean(int p, int h) const { return means + (p * (int64_t)H + h) * width; }
     template <class X> X* inner(X* x, int p, int h, int n) const { return x + (p * (int64_t)H + h) * n; }
     static int64_t index(const Family& m, int H, int h) { return m.first * (int64_t)H + h * (int64_t)m.size; }
     const A* weight(const Family& m) const { return (const A*)c.weight + m.first; }
@@ -276,7 +142,7 @@ template <class A> struct Attention {
     void logits(const Family& m, const Heads& hs, const Scratch<A>& w, int i0, int i1, int j0, int j1, A* own) const {
         const A* lm = log_mass(m);
         for (int n = 0; n < hs.count; n++)
-            head_dots(w.s + n * hs.group, w.qt + n * hs.group, w.k + n * hs.apart * EP, hs.ld, hs.group, j1 - j0, EP, E);
+            head_dots(w.s + n * hs.group, w.qt + n * hs.group, Even<A>{w.k + n * hs.apart * EP, EP}, hs.ld, hs.group, j1 - j0, E);
         const A by = scaled() ? A(1) : scale;
         for (int j = j0; j < j1; j++) {
             A* s = w.s + (j - j0) * hs.ld;
@@ -302,7 +168,7 @@ template <class A> struct Attention {
     // Means of a family that is too wide for one tile, or of none of whose logits anybody asks.
     void sums(const Family& m, int h, const Scratch<A>& w) const {
         A* sum = mean(m.p, h);
-        std::fill(sum, sum + width(), A(0));
+        std::fill(sum, sum + width, A(0));
         for (int j = 0; j < m.size; j += TILE) {
             const int end = std::min(m.size, j + TILE);
             rows(m, h, c.q, 0, D, j, end, w.q, EP, sum);
@@ -325,7 +191,7 @@ template <class A> struct Attention {
         };
         for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
             A *sum = whole ? mean(m.p, h) : nullptr, *q = w.q + a * hs.apart * EP;
-            if (whole) std::fill(sum, sum + width(), A(0));
+            if (whole) std::fill(sum, sum + width, A(0));
             queries(m, h, i0, i1, q, sum);
             transpose(w.qt + a * hs.group, ld, q, EP, n, E);
         }
@@ -359,7 +225,7 @@ template <class A> struct Attention {
                 for (int i = 0; i < n; i++)
                     for (int d = 0; d < VP; d += L) store(w.acc + i * VP + d, load(w.acc + i * VP + d) * fix[i]);
             for (int a = 0; a < hs.count; a++)
-                all_combine(w.acc + a * hs.apart * VP, n, w.s + a * hs.group, 1, ld, j1 - j0, w.v + a * hs.apart * VP, VP, j0 > 0);
+                all_combine(Even<A>{w.acc + a * hs.apart * VP, VP}, n, w.s + a * hs.group, 1, ld, j1 - j0, Even<A>{w.v + a * hs.apart * VP, VP}, VP, j0 > 0);
         }
         // In each lane: S, f, g = sigmoid(f - S) and Z = logaddexp(f, S).
         for (int a = 0, h = hs.first; a < hs.count; a++, h++)
@@ -534,8 +400,8 @@ template <class A> struct Attention {
         if (tree < 0) return;
         *inner(W, m.p, h, 1) = *inner(f, m.p, h, 1) == -INF<A> ? A(0) : A(1);
         *inner(df, m.p, h, 1) = c.grad_evidence ? ((const A*)c.grad_evidence)[tree * (int64_t)H + h] : A(0);
-        A* z_ = inner(z, m.p, h, (int)width());
-        std::fill(z_, z_ + width(), A(0));
+        A* z_ = inner(z, m.p, h, width);
+        std::fill(z_, z_ + width, A(0));
     }
 
     // Queries i0 ... i1 of a family meet all keys again. The gradients of keys and values go to dk and dv of all
@@ -578,7 +444,7 @@ template <class A> struct Attention {
                 keys(m, h, j0, j1, w.k + a * hs.apart * EP, nullptr);
                 A* v = w.v + a * hs.apart * VP;
                 values(m, h, j0, j1, v, nullptr);
-                head_dots(w.x + a * hs.group, w.gt + a * hs.group, v, ld, hs.group, nk, VP, V);
+                head_dots(w.x + a * hs.group, w.gt + a * hs.group, Even<A>{v, VP}, ld, hs.group, nk, V);
             }
             logits(m, hs, w, i0, i1, j0, j1, nullptr);
             if (c.dropout > 0) masks(m, hs, i0, i1, j0, j1, w.drop);
@@ -599,14 +465,14 @@ template <class A> struct Attention {
                 // A leaf's own logit; its own value comes at the end.
                 for (int j = std::max(i0, j0); j < std::min(i1, j1); j++)
                     w.x[(j - j0) * ld + at + j - i0] = m.source[j] >= 0 && c.self_loop && seen(m, j) ? dfs[at + j - i0] : A(0);
-                const A *q = w.q + a * hs.apart * EP, *k = w.k + a * hs.apart * EP, *G_ = w.g + a * hs.apart * VP;
-                all_combine(dv + a * next + (int64_t)j0 * VP, nk, w.s + at, ld, 1, n, G_, VP, !first);
-                all_combine(dk + a * next + (int64_t)j0 * EP, nk, w.x + at, ld, 1, n, q, EP, !first);
-                all_combine(w.dq + a * hs.apart * EP, n, w.x + at, 1, ld, nk, k, EP, j0 > 0);
+                const Even<A> q{w.q + a * hs.apart * EP, EP}, k{w.k + a * hs.apart * EP, EP}, G_{w.g + a * hs.apart * VP, VP};
+                all_combine(Even<A>{dv + a * next + (int64_t)j0 * VP, VP}, nk, w.s + at, ld, 1, n, G_, VP, !first);
+                all_combine(Even<A>{dk + a * next + (int64_t)j0 * EP, EP}, nk, w.x + at, ld, 1, n, q, EP, !first);
+                all_combine(Even<A>{w.dq + a * hs.apart * EP, EP}, n, w.x + at, 1, ld, nk, k, EP, j0 > 0);
             }
         }
         for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
-            const A *z_ = inner(z, m.p, h, (int)width()), *keep = g + index(m, H, h) + i0, by = *inner(W, m.p, h, 1);
+            const A *z_ = inner(z, m.p, h, width), *keep = g + index(m, H, h) + i0, by = *inner(W, m.p, h, 1);
             for (int i = 0, l = a * hs.group; i < n; i++, l++) {
                 const int j = i0 + i;
                 const int32_t s = m.source[j];
@@ -636,7 +502,7 @@ template <class A> struct Attention {
     void give(const Family& m, int j, int h, int32_t s, const Rows& to, int at, A* x, A a, const A* z_, A b, int n) const {
         const bool direct = s < 0 || same(to.dtype);
         if (s >= 0 && !seen(m, j)) a = b = 0, std::fill(x, x + n, A(0));
-        A* y = s < 0 ? inner(z, -1 - s, h, (int)width()) + at : direct ? (A*)out_row(to, s, h, n) : x;
+        A* y = s < 0 ? inner(z, -1 - s, h, width) + at : direct ? (A*)out_row(to, s, h, n) : x;
         int d = 0;
         for (; d + LANES<A> <= n; d += LANES<A>) store(y + d, load(x + d) * a + load(z_ + d) * b);
         for (; d < n; d++) y[d] = x[d] * a + z_[d] * b;
@@ -644,7 +510,7 @@ template <class A> struct Attention {
     }
     // Gradients of keys and values of members j0 ... j1, of which `parts` sums stand `apart` numbers from each other.
     void finish_back(const Family& m, int h, int j0, int j1, const Scratch<A>& w, A* dk, A* dv, int parts, int64_t apart) const {
-        const A *z_ = inner(z, m.p, h, (int)width()), by = *inner(W, m.p, h, 1), *wt = weight(m);
+        const A *z_ = inner(z, m.p, h, width), by = *inner(W, m.p, h, 1), *wt = weight(m);
         const A* keep = g + index(m, H, h);
         for (int j = j0; j < j1; j++) {
             const int32_t s = m.source[j];

@@ -30,3 +30,17 @@ struct Call {
     int H, D, V, P, widest;
     void ready() { H = (int)heads, D = (int)channels, V = (int)values, P = (int)features, widest = (int)widest_; }
 };
+
+// Attention by interaction lists. Of `query` the rows q, out, U_leaf, grad and dq count, of `key` k, v, dk and dv.
+struct ListsCall {
+    Call query, key;
+    int32_t* blocks;                // see blocks.h
+    const uint64_t* masks;
+    int64_t groups;
+    void *keys, *values;            // rows of the key tree, see lists.h
+    void *d_keys, *d_values;        // what they get
+    int64_t parts;                  // how many threads may share a head on the way back
+    int64_t same;                   // whether both trees are one
+    int64_t direct;                 // whether leaves' rows are read where they are: whole vectors, of the right dtype
+    void ready() { query.ready(), key.ready(); }
+};

@@ -8,10 +8,16 @@
 #include "call.h"
 #include "export.h"
 
-void run_base(const Call&, bool);
+#define KERNELS(set) \
+    void run_##set(const Call&, bool); \
+    void run_lists_##set(const ListsCall&, bool);
+KERNELS(base)
 #if defined(__x86_64__)
-void run_avx2(const Call&, bool);
-void run_avx512(const Call&, bool);
+KERNELS(avx2)
+KERNELS(avx512)
+#define CHOICE(run) {run##base, run##avx2, run##avx512}
+#else
+#define CHOICE(run) {run##base}
 #endif
 
 static int best() {
@@ -33,24 +39,23 @@ EXPORT int hsa_instructions(int wanted) {
     return chosen;
 }
 
-static int run(const Call* given, bool backward) {
+template <class Call> static int run(const Call* given, bool backward, void (*const kernels[])(const Call&, bool)) {
     try {
         Call call = *given;
         call.ready();
-        switch (hsa_instructions(-1)) {
-#if defined(__x86_64__)
-        case 2: run_avx512(call, backward); break;
-        case 1: run_avx2(call, backward); break;
-#endif
-        default: run_base(call, backward);
-        }
+        kernels[hsa_instructions(-1)](call, backward);
     } catch (const std::bad_alloc&) {
         return 1;
     }
     return 0;
 }
-EXPORT int hsa_forward(const Call* call) { return run(call, false); }
-EXPORT int hsa_backward(const Call* call) { return run(call, true); }
+static void (*const siblings[])(const Call&, bool) = CHOICE(run_);
+static void (*const lists[])(const ListsCall&, bool) = CHOICE(run_lists_);
+
+EXPORT int hsa_forward(const Call* call) { return run(call, false, siblings); }
+EXPORT int hsa_backward(const Call* call) { return run(call, true, siblings); }
+EXPORT int hsa_lists_forward(const ListsCall* call) { return run(call, false, lists); }
+EXPORT int hsa_lists_backward(const ListsCall* call) { return run(call, true, lists); }
 
 // Of each position the share of its parent's mass and the logarithm of its mass in base 2, from masses
 // of the leaves' rows, or from leaf counts where there are none.

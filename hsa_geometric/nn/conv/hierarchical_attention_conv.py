@@ -8,11 +8,16 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.dense.linear import HeteroLinear, Linear
 
-from ...functional import attention_matrix, hierarchical_attention
+from ...functional import CausalCache, attention_matrix, entmax_attention, hierarchical_attention
 from ...functional.checks import as_tree, check_channels, check_nodes, check_rows, check_tensor
-from ...functional.options import check_integers
+from ...functional.list_checks import check_lists
+from ...functional.options import check_choice, check_integers
+from ...kernels.call import accumulator
+from ...lists import InteractionLists
 from ...tree import TreeIndex
+from .._typed import typed_linear
 
+ATTENTIONS = ("softmax", "entmax15")
 QK_NORMS = (None, "layer_norm", "rms_norm")
 
 
@@ -35,6 +40,8 @@ class HierarchicalAttentionConv(torch.nn.Module):
         out_channels: size of each head's output sample.
         heads: number of heads. (default: :obj:`1`)
         concat: concatenate the heads; otherwise average them. (default: :obj:`True`)
+        attention: ``'softmax'``, or ``'entmax15'`` within families, whose weights may be exactly 0;
+            see :func:`~hsa_geometric.functional.entmax_attention`. (default: ``'softmax'``)
         self_loop: whether a leaf attends to itself; the paper leaves it out.
         qk_norm: normalise each head's queries and keys: ``None``, ``'layer_norm'`` (without affine
             map, which makes the dot product equal to the paper's distance form up to a constant)
@@ -44,7 +51,8 @@ class HierarchicalAttentionConv(torch.nn.Module):
             :math:`\epsilon(A) \cdot \epsilon(B)`.
         pos_channels: size of each :math:`\epsilon`. (default: :obj:`out_channels`)
         num_types: number of types of leaves (modalities), each with query, key and value maps of
-            its own; :obj:`leaf_type` then says of each leaf which it is. (default: one for all)
+            its own; :obj:`leaf_type` then says of each leaf which it is. How many leaves a type
+            has depends on data, so ``torch.compile`` breaks its graph there. (default: one for all)
         num_levels: learn a temperature and a bias of the sibling logits for each head and each of
             the first :obj:`num_levels` levels (deeper ones share the last). Initially they change
             nothing. (default: :obj:`None`)
@@ -52,7 +60,8 @@ class HierarchicalAttentionConv(torch.nn.Module):
         bias: whether to learn an additive bias.
         residual: add a learned linear map of the input, which TransformerConv calls
             ``root_weight``. (default: :obj:`False`)
-        backend: see :func:`~hsa_geometric.functional.hierarchical_attention`.
+        backend: see :func:`~hsa_geometric.functional.hierarchical_attention`; only plain tensor
+            code, ``'auto'`` or ``'scatter'``, has ``'entmax15'``.
 
     Shapes:
         - **input:** x :math:`(N, F_{in})`, tree with :math:`N` leaves and :math:`T` nodes,
@@ -75,6 +84,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
         heads: int = 1,
         concat: bool = True,
         *,
+        attention: str = "softmax",
         self_loop: bool = True,
         qk_norm: str | None = None,
         pos_dim: int | None = None,
@@ -87,6 +97,12 @@ class HierarchicalAttentionConv(torch.nn.Module):
         backend: str = "auto",
     ):
         super().__init__()
+        check_choice(attention, "attention", ATTENTIONS)
+        if attention == "entmax15" and backend not in ("auto", "scatter"):
+            raise ValueError(
+                f"Expected 'backend' to be 'auto' or 'scatter' with attention='entmax15', which is "
+                f"plain tensor code (got {backend!r})"
+            )
         if qk_norm not in QK_NORMS:
             raise ValueError(f"Expected 'qk_norm' to be one of {list(QK_NORMS)} (got '{qk_norm}')")
         for name, value in (("out_channels", out_channels), ("heads", heads)):
@@ -106,6 +122,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
         self.out_channels = out_channels
         self.heads = heads
         self.concat = concat
+        self.attention = attention
         self.self_loop = self_loop
         self.qk_norm = qk_norm
         self.pos_dim = pos_dim
@@ -164,6 +181,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
         x: Tensor,
         tree: TreeIndex | Tensor,
         *,
+        lists: InteractionLists | None = None,
         mass: Tensor | None = None,
         tree_pos: Tensor | None = None,
         leaf_type: Tensor | None = None,
@@ -175,6 +193,8 @@ class HierarchicalAttentionConv(torch.nn.Module):
             x: leaf features.
             tree: a :class:`~hsa_geometric.TreeIndex`, a ``Hierarchy``'s ``.tree``, or a parent
                 vector (indexed anew at each call).
+            lists: which nodes of the tree meet, see :mod:`hsa_geometric.interactions`, those of
+                :func:`~hsa_geometric.interactions.causal` included. (default: siblings)
             mass: weight of each leaf; 0 marks padding.
             tree_pos: position of each tree node within its family, if :obj:`pos_dim` is set.
             leaf_type: number of the type of each leaf, if :obj:`num_types` is set.
@@ -185,33 +205,72 @@ class HierarchicalAttentionConv(torch.nn.Module):
         check_rows(x, "x", tree)
         check_channels(x, "x", self.in_channels)
 
-        shape = (-1, self.heads, self.out_channels)
-        types = self._types(leaf_type, x)
-        q, k = self.lin_query(x, *types).view(shape), self.lin_key(x, *types).view(shape)
-        if self.qk_norm == "rms_norm":  # in the gain's precision, as autocast does for layer norm
-            q, k = q.to(self.norm_query.weight.dtype), k.to(self.norm_key.weight.dtype)
-        q, k = self.norm_query(q), self.norm_key(k)
-        v = self.lin_value(x, *types).view(shape)
+        query_tree = tree
+        if lists is not None:
+            query_tree = check_lists(lists).query_tree
+            if self.attention == "entmax15":
+                raise ValueError(
+                    "Expected no 'lists' in a layer with attention='entmax15' (got some)"
+                )
+            if self.lin_pos is not None and not lists.of_one_tree:
+                raise ValueError(
+                    "Expected 'lists' of one tree in a layer whose 'pos_dim' is set (got two trees)"
+                )
+        q, k, v = self._project(x, leaf_type)
         options: dict[str, Any] = {"mass": mass, "self_loop": self.self_loop}
+        if lists is not None:
+            options["lists"] = lists
         options.update(self._positions(tree_pos, tree))
         if self.level_temperature is not None:
-            level = tree.level.clamp(max=self.level_temperature.shape[0] - 1)
+            level = query_tree.level.clamp(max=self.level_temperature.shape[0] - 1)
             options["temperature"] = self.level_temperature[level]
             options["bias"] = self.level_bias[level]
 
-        out = hierarchical_attention(
-            q, k, v, tree, dropout_p=self.dropout, training=self.training, backend=self.backend,
-            **options,
-        )  # fmt: skip
-        assert isinstance(out, Tensor)
-        out = out.flatten(1) if self.concat else out.mean(1)
-        if self.lin_residual is not None:
-            out = out + self.lin_residual(x)
-        if self.bias is not None:
-            out = out + self.bias
+        out = self._attend(q, k, v, tree, dropout_p=self.dropout, training=self.training, **options)
+        out = self._joined(out, x)
         if return_attention_weights:
-            return out, attention_matrix(q, k, tree, **options)
+            return out, self._matrix(q, k, tree, options)
         return out
+
+    def forward_next(
+        self, x: Tensor, cache: CausalCache, *, leaf_type: Tensor | None = None
+    ) -> Tensor:
+        r"""Run the layer on the next leaf of some sequences, whose past a cache holds.
+
+        Equal to that row of the full pass with the lists of the cache, without dropout.
+
+        Args:
+            x: ``[B, in_channels]`` features of the next leaf of :obj:`B` sequences.
+            cache: what came before; it takes the leaf in.
+            leaf_type: ``[B]`` types of these leaves, if :obj:`num_types` is set.
+
+        Raises:
+            ValueError: if the layer has positions or level temperatures, which a cache has not.
+        """
+        if self.attention != "softmax":
+            raise ValueError(f"Expected a layer with attention='softmax' (got {self.attention!r})")
+        if self.lin_pos is not None or self.level_temperature is not None:
+            raise ValueError(
+                "Expected a layer without 'pos_dim' and 'num_levels' (a cache knows of neither)"
+            )
+        check_tensor(x, "x", 2)
+        check_channels(x, "x", self.in_channels)
+        return self._joined(cache.append(*self._project(x, leaf_type)), x)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, **options: Any) -> Tensor:
+        if self.attention == "entmax15":
+            out = entmax_attention(q, k, v, tree, **options)
+        else:
+            out = hierarchical_attention(q, k, v, tree, backend=self.backend, **options)
+        assert isinstance(out, Tensor)
+        return out
+
+    def _matrix(self, q: Tensor, k: Tensor, tree: TreeIndex, options: dict[str, Any]) -> Tensor:
+        if self.attention == "softmax":
+            return attention_matrix(q, k, tree, **options)
+        one = torch.eye(q.shape[0], dtype=accumulator(q.dtype), device=q.device)
+        each = one.unsqueeze(1).expand(-1, self.heads, -1)
+        return self._attend(q, k, each, tree, **options).transpose(0, 1)
 
     def _positions(self, tree_pos: Tensor | None, tree: TreeIndex) -> dict[str, Tensor]:
         if self.lin_pos is None:
@@ -229,11 +288,29 @@ class HierarchicalAttentionConv(torch.nn.Module):
         pos = self.lin_pos(tree_pos).view(-1, self.heads, self.pos_channels)
         return {"pos_q": pos, "pos_k": pos}
 
-    def _types(self, leaf_type: Tensor | None, x: Tensor) -> tuple[Tensor, ...]:
+    def _project(self, x: Tensor, leaf_type: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of each head."""
+        lins = [self.lin_query, self.lin_key, self.lin_value]
+        types = self._types(leaf_type, x)
+        rows = [lin(x) for lin in lins] if types is None else typed_linear(lins, x, types)
+        q, k, v = (row.view(-1, self.heads, self.out_channels) for row in rows)
+        if self.qk_norm == "rms_norm":  # in the gain's precision, as autocast does for layer norm
+            gain: Any = self.norm_query.weight
+            q, k = q.to(gain.dtype), k.to(gain.dtype)
+        return self.norm_query(q), self.norm_key(k), v
+
+    def _joined(self, out: Tensor, x: Tensor) -> Tensor:
+        """One row from those of the heads."""
+        out = out.flatten(1) if self.concat else out.mean(1)
+        if self.lin_residual is not None:
+            out = out + self.lin_residual(x)
+        return out if self.bias is None else out + self.bias
+
+    def _types(self, leaf_type: Tensor | None, x: Tensor) -> Tensor | None:
         if self.num_types is None:
             if leaf_type is not None:
                 raise ValueError("Expected no 'leaf_type' in a layer whose 'num_types' is None")
-            return ()
+            return None
         if leaf_type is None or leaf_type.shape != x.shape[:1]:
             got = None if leaf_type is None else list(leaf_type.shape)
             raise ValueError(
@@ -249,7 +326,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
                     f"Expected 'leaf_type' to hold types in [0, {self.num_types - 1}] "
                     f"(got leaf_type[{leaf}] = {int(leaf_type[leaf])})"
                 )
-        return (leaf_type,)
+        return leaf_type
 
     def __repr__(self) -> str:
         return (

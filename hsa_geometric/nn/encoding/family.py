@@ -56,11 +56,11 @@ class FamilyEncoding(torch.nn.Module):
             raise ValueError("Expected 'domains' to name at least one (got none)")
         keys = [entry if isinstance(entry, str) else id(entry) for entry in entries]
         distinct = list(dict.fromkeys(keys))
-        self.encodings = torch.nn.ModuleList(
-            [domain_encoding(entries[keys.index(key)]) for key in distinct]
-        )
+        encodings = [domain_encoding(entries[keys.index(key)]) for key in distinct]
+        self.encodings = torch.nn.ModuleList(encodings)
         self.kinds = None if alone else tuple(distinct.index(key) for key in keys)
-        self.out_channels = sum(encoding.out_channels for encoding in self.encodings)
+        self.widths = [encoding.out_channels for encoding in encodings]
+        self.out_channels = sum(self.widths)
 
     def reset_parameters(self) -> None:
         """Draw all learnable parameters anew."""
@@ -108,17 +108,17 @@ class FamilyEncoding(torch.nn.Module):
             out: Tensor = self.encodings[0](Where(tree, None, tree_pos, pos, mass, edge_index))
             return out
         domain = self._domains(tree, tree_kind)
-        width = [encoding.out_channels for encoding in self.encodings]
         parts = []
         for number, encoding in enumerate(self.encodings):
-            if width[number] == 0:
+            width = self.widths[number]
+            if width == 0:
                 continue
             node = (domain == number).nonzero().view(-1)
             if node.numel() == 0:  # its inputs may be missing
-                parts.append(torch.zeros(tree.num_nodes, width[number], device=tree.device))
+                parts.append(torch.zeros(tree.num_nodes, width, device=tree.device))
                 continue
             rows = encoding(Where(tree, node, tree_pos, pos, mass, edge_index))
-            parts.append(rows.new_zeros(tree.num_nodes, width[number]).index_copy(0, node, rows))
+            parts.append(rows.new_zeros(tree.num_nodes, width).index_copy(0, node, rows))
         if not parts:
             return torch.zeros(tree.num_nodes, 0, device=tree.device)
         return torch.cat(parts, dim=1)

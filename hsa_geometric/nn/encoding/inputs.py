@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear
+from torch_geometric.nn.inits import reset
 
 from ...functional.options import check_integer, check_integers
 
@@ -64,7 +65,7 @@ class TypedInput(torch.nn.Module):
     def reset_parameters(self) -> None:
         """Draw all learnable parameters anew."""
         for module in self.maps:
-            module.reset_parameters()  # type: ignore[operator]
+            reset(module)
 
     def forward(self, x: Mapping[str, Tensor], leaf_type: Tensor) -> Tensor:
         """Run the layer.
@@ -83,7 +84,7 @@ class TypedInput(torch.nn.Module):
             for number, (name, module) in enumerate(zip(self.types, self.maps, strict=True))
             if name in x and x[name].shape[0]
         ]
-        like = parts[0][1] if parts else self.maps[0].weight
+        like: Any = parts[0][1] if parts else self.maps[0].weight
         out = like.new_zeros(leaf_type.shape[0], self.out_channels)
         for number, rows in parts:
             where = (leaf_type == number).nonzero().view(-1)
@@ -146,11 +147,11 @@ def apply_input(module: torch.nn.Module, x: Tensor, name: str) -> Tensor:
         if x.dim() != 1:
             raise ValueError(f"Expected {name} to be ids [N] (got shape {list(x.shape)})")
         num = module.num_embeddings
-        if not torch.compiler.is_compiling() and x.numel() and (low_high := x.aminmax()):
-            if int(low_high[0]) < 0 or int(low_high[1]) >= num:
+        if not torch.compiler.is_compiling() and x.numel():
+            low, high = map(int, x.aminmax())
+            if low < 0 or high >= num:
                 raise ValueError(
-                    f"Expected {name} to hold ids in [0, {num - 1}] "
-                    f"(got {int(low_high[0])} to {int(low_high[1])})"
+                    f"Expected {name} to hold ids in [0, {num - 1}] (got {low} to {high})"
                 )
     else:
         width = module.in_channels

@@ -49,6 +49,7 @@ class KeyEncoding(DomainEncoding):
         text = torch.zeros(num, out_channels)
         if self.names is not None:
             text = torch.stack([text_features(name, out_channels) for name in self.names])
+        self.text: Tensor
         self.register_buffer("text", text, persistent=False)
         self.table = torch.nn.Embedding(num, out_channels)
         self.reset_parameters()

@@ -75,6 +75,7 @@ class PointEncoding(DomainEncoding):
         self.dim = dim
         self.out_channels = out_channels
         self.length = length
+        self.frequency: Tensor
         self.register_buffer("frequency", torch.empty(dim, out_channels // 2))
         self.reset_parameters()
 

@@ -45,6 +45,7 @@ class SequenceEncoding(DomainEncoding):
         self.out_channels = out_channels
         half = out_channels // 2
         rate = max_period ** -(torch.arange(half, dtype=torch.float64) / half)
+        self.rate: Tensor
         self.register_buffer("rate", rate.float(), persistent=False)
 
     def forward(self, where: Where) -> Tensor:

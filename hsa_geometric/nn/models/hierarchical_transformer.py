@@ -50,7 +50,8 @@ class HierarchicalTransformer(torch.nn.Module):
             their ancestors at this level, as for
             :func:`~hsa_geometric.functional.clusters_at`; later layers are cheaper, and know no
             types of leaves. (default: none)
-        attention, states, conv, mlp_channels, num_levels, dropout, drop_path, norm_first, act: as
+        attention, states, conv, mlp_channels, num_levels, dropout, drop_path, layer_scale,
+            norm_first, act: as
             for :class:`~hsa_geometric.nn.HierarchicalTransformerLayer`, of which
             :obj:`drop_path` grows from 0 in the first layer to its value in the last; :obj:`conv`
             may be the name of a layer in :mod:`torch_geometric.nn`.
@@ -95,6 +96,7 @@ class HierarchicalTransformer(torch.nn.Module):
         num_levels: int | None = None,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        layer_scale: float | None = None,
         norm_first: bool = True,
         act: str | Callable[[Tensor], Tensor] = "gelu",
         checkpointing: bool = False,
@@ -151,10 +153,11 @@ class HierarchicalTransformer(torch.nn.Module):
                     num_levels=num_levels,
                     dropout=dropout,
                     drop_path=drop_path * number / max(num_layers - 1, 1),
+                    layer_scale=layer_scale,
                     norm_first=norm_first,
                     act=act,
                     attn_kwargs=options,
-                )  # fmt: skip
+                )
             )
         self.norm = torch.nn.LayerNorm(hidden_channels) if norm_first else None
         several = heads if readout == "attention" else 1
@@ -254,7 +257,7 @@ class HierarchicalTransformer(torch.nn.Module):
         return (out, states) if return_states else out
 
     def _run(self, layer: Any, x: Tensor, states: Tensor | None, level: Level) -> Any:
-        options = {
+        options: dict[str, Any] = {
             "mass": level.mass, "tree_pos": level.place, "leaf_type": level.leaf_type,
             "edge_index": level.edge_index, "edge_attr": level.edge_attr,
         }  # fmt: skip
@@ -323,8 +326,9 @@ class HierarchicalTransformer(torch.nn.Module):
         config = dict(self._config)
         for name in ("conv", "act"):
             value = config[name]
-            if isinstance(value, type) and getattr(torch_geometric.nn, value.__name__, 0) is value:
-                config[name] = value.__name__
+            called = getattr(value, "__name__", "")
+            if isinstance(value, type) and getattr(torch_geometric.nn, called, None) is value:
+                config[name] = called
             elif not (value is None or isinstance(value, str)):
                 raise ValueError(f"Expected '{name}' to be a name, to be written (got {value!r})")
         domains = config["domains"]

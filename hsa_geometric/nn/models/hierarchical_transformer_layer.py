@@ -19,7 +19,7 @@ from ..conv import HierarchicalAttentionConv
 from ..pool.readout import flat_tree, tree_of_leaf
 from ..states import InnerStates
 
-ATTENTIONS = ("softmax", "flat", None)
+ATTENTIONS = ("softmax", "entmax15", "flat", None)
 STATES = ("mean", "attention", None)
 
 
@@ -41,7 +41,8 @@ class HierarchicalTransformerLayer(torch.nn.Module):
     Args:
         channels: size of the rows, a multiple of :obj:`heads`.
         heads: number of attention heads. (default: :obj:`4`)
-        attention: ``'softmax'`` along the tree; ``'flat'``, softmax over all leaves of each tree,
+        attention: ``'softmax'`` along the tree; ``'entmax15'``, the same with 1.5-entmax within
+            families; ``'flat'``, softmax over all leaves of each tree,
             which is what the hierarchical one is to be compared with; or :obj:`None`, no attention.
         states: states of inner nodes from a ``'mean'`` or ``'attention'`` over the leaves below
             (:class:`~hsa_geometric.nn.InnerStates`), or :obj:`None`. (default: :obj:`None`)
@@ -54,6 +55,9 @@ class HierarchicalTransformerLayer(torch.nn.Module):
             many levels. (default: :obj:`None`: none, and 4 levels of states)
         dropout: probability of dropping a feature of a branch. (default: :obj:`0.0`)
         drop_path: probability of dropping a branch of a whole tree. (default: :obj:`0.0`)
+        layer_scale: multiply each branch by a learned factor for each channel that begins with this
+            value (`"Going Deeper with Image Transformers" <https://arxiv.org/abs/2103.17239>`_):
+            small ones help deep models, and small data. (default: :obj:`None`, no factors)
         norm_first: norms before the branches. (default: :obj:`True`)
         act: the nonlinearity. (default: ``'gelu'``)
         attn_kwargs: more arguments of
@@ -85,6 +89,7 @@ class HierarchicalTransformerLayer(torch.nn.Module):
         num_levels: int | None = None,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        layer_scale: float | None = None,
         norm_first: bool = True,
         act: str | Callable[[Tensor], Tensor] = "gelu",
         attn_kwargs: dict[str, Any] | None = None,
@@ -111,6 +116,8 @@ class HierarchicalTransformerLayer(torch.nn.Module):
         self.attn = None
         if attention is not None:
             options: dict[str, Any] = {"num_levels": num_levels}
+            if attention == "entmax15":
+                options["attention"] = attention
             if not norm_first:
                 options["qk_norm"] = "layer_norm"
             options.update(attn_kwargs or {})
@@ -135,11 +142,21 @@ class HierarchicalTransformerLayer(torch.nn.Module):
         self.norm_states = torch.nn.LayerNorm(channels) if self.states is not None else None
         self.norm_mlp = torch.nn.LayerNorm(channels) if self.mlp is not None else None
         self.dropout = torch.nn.Dropout(dropout)
+        self.layer_scale = layer_scale
+        branches = [mixes, self.states is not None, self.mlp is not None]
+        self.scales = torch.nn.ParameterList(
+            torch.full((channels,), layer_scale) if there and layer_scale is not None else None
+            for there in branches
+        )
 
     def reset_parameters(self) -> None:
         """Draw all learnable parameters anew."""
         for module in self.children():
-            reset(module)
+            if module is not self.scales:
+                reset(module)
+        for scale in self.scales:
+            if scale is not None and self.layer_scale is not None:
+                torch.nn.init.constant_(scale, self.layer_scale)
 
     def forward(
         self,
@@ -210,7 +227,7 @@ class HierarchicalTransformerLayer(torch.nn.Module):
             return out
 
         if self.norm_mix is not None:
-            x = self._branch(x, self.norm_mix, mix, tree)
+            x = self._branch(x, self.norm_mix, mix, tree, self.scales[0])
         if self.states is not None:
             inner = self.states
 
@@ -219,15 +236,22 @@ class HierarchicalTransformerLayer(torch.nn.Module):
                 out, states = inner(x, tree, states, mass=mass)
                 return out
 
-            x = self._branch(x, self.norm_states, told, tree)
+            x = self._branch(x, self.norm_states, told, tree, self.scales[1])
         if self.mlp is not None:
-            x = self._branch(x, self.norm_mlp, self.mlp, tree)
+            x = self._branch(x, self.norm_mlp, self.mlp, tree, self.scales[2])
         return x if self.states is None else (x, states)
 
     def _branch(
-        self, x: Tensor, norm: Any, part: Callable[[Tensor], Tensor], tree: TreeIndex
+        self,
+        x: Tensor,
+        norm: Any,
+        part: Callable[[Tensor], Tensor],
+        tree: TreeIndex,
+        scale: Tensor | None,
     ) -> Tensor:
         out = self.dropout(part(norm(x) if self.norm_first else x))
+        if scale is not None:
+            out = out * scale
         if self.training and self.drop_path > 0.0:
             keep = 1.0 - self.drop_path
             stays = torch.rand(tree.num_trees, 1, device=out.device, dtype=out.dtype) < keep

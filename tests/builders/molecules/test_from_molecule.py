@@ -17,6 +17,7 @@ from hsa_geometric.builders.molecules import KINDS, atom_groups, from_molecule
 from hsa_geometric.builders.molecules.levels import find_levels
 
 ALL = ("components", "scaffold", "brics", "functional_groups", "rings")
+CLOSED = "N1(CCCC12)C(=O)C(C)NC(=O)CN(C)C2=O"  # a ring of proline, alanine and sarcosine
 FREESOLV = freesolv()
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"  # atoms: acetyl 0-2, O 3, ring 4-9, acid 10-12
@@ -106,6 +107,27 @@ def pieces(labels):
             [11, 10, 10, *[9] * 6, 10, 11, 11],
             ["ring", "functional_group", "molecule"],
         ),
+        # residues of a ring of three amino acids; proline's C=O belongs to it, but to no ring
+        (
+            CLOSED,
+            ["residues", "rings"],
+            [*[17] * 5, *[19] * 5, *[20] * 5, *[18] * 3, *[21] * 4],
+            ["ring", "residue", "residue", "residue", "molecule"],
+        ),
+        # a ring that is opened is no ring of the levels below
+        (
+            "C1C(=O)NCCCCCCC1",
+            ["residues", "rings"],
+            [11] * 12,
+            ["residue"],
+        ),
+        # salts: what is cut nowhere is no residue
+        (
+            "CC(=O)NC.CC(=O)[O-]",
+            ["residues"],
+            [9, 9, 9, 10, 10, 11, 11, 11, 11, 12, 12, 13, 13, 13],
+            ["residue", "residue", "component", "component", "molecule"],
+        ),
     ],
 )
 def test_by_hand(smiles, levels, parent, kinds):
@@ -125,7 +147,7 @@ def test_fragments_and_ring_systems_are_the_default():
 
 def test_a_kind_keeps_its_number():
     assert KINDS[:4] == ("atom", "ring", "functional_group", "scaffold")
-    assert KINDS[4:] == ("fragment", "component", "molecule", "rest")
+    assert KINDS[4:] == ("fragment", "component", "molecule", "rest", "residue")
 
 
 # What each level is #############################################################################
@@ -167,6 +189,42 @@ def test_fragments_are_those_of_rdkit():
         frags = Chem.GetMolFrags(Chem.FragmentOnBRICSBonds(m))  # with dummy atoms at the end
         expected = {frozenset(i for i in frag if i < m.GetNumAtoms()) for frag in frags}
         assert pieces(atom_groups(m, levels=["brics"])[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("smiles", "sizes"),
+    [
+        ("CC(=O)NCC(=O)NC", [3, 4, 2]),  # caps are residues too
+        ("CC(=O)N(C)CC(=O)N(C)C", [3, 5, 3]),
+        ("NCC(=O)NC(CC(=O)N)C(=O)O", [4, 9]),  # the amide of asparagine stays
+        ("CC(=O)OCC(=O)NC", [7, 2]),  # esters
+        ("CNC(=O)NC", [6]),  # ureas
+        ("COC(=O)NC", [6]),  # carbamates
+        ("CC(=O)n1cccc1", [8]),  # aromatic nitrogen
+        ("O=C1CNC(=O)CN1", [8]),  # a ring of two amino acids
+        ("O=C1CCCN1CC(=O)NC", [9, 2]),  # a lactam beside an amide
+        ("O=C1CNC(=O)CNC(=O)CN1", [4, 4, 4]),
+        ("O=C1CCCCCCN1", [9]),  # a ring of eight atoms
+    ],
+)
+def test_residues_are_what_amide_bonds_of_two_carbons_link(smiles, sizes):
+    for m in (mol(smiles), mol(Chem.MolToSmiles(mol(smiles)))):
+        labels = atom_groups(m, levels=["residues"])[0]
+        assert sorted(torch.bincount(labels).tolist()) == sorted(sizes)
+
+
+def test_levels_below_residues_see_the_rings_that_are_left():
+    tyrosines = mol("O=C1C(Cc2ccc(O)cc2)NC(=O)C(Cc2ccc(O)cc2)NC(=O)C(Cc2ccc(O)cc2)N1")
+    opened, whole = (
+        atom_groups(tyrosines, levels=levels)[-1] for levels in (["residues", "rings"], ["rings"])
+    )
+    assert sorted(torch.bincount(opened).tolist())[-4:] == [1, 6, 6, 6]
+    assert sorted(torch.bincount(whole).tolist())[-4:] == [6, 6, 6, 9]
+
+
+def test_a_protein_is_cut_to_its_ends():
+    labels = atom_groups(glycines(1100), levels=["residues"])[0]
+    assert torch.bincount(labels).tolist() == [4] * 1099 + [5]
 
 
 def test_ring_systems_are_rings_merged_where_they_share_atoms():
@@ -264,7 +322,14 @@ def test_work_is_linear_in_the_atoms(with_hydrogen):
     small, large = (mol("[C@@H](Cc1ccccc1)C(=O)NCC(=O)N" * n) for n in (10, 80))
     if with_hydrogen:
         small, large = Chem.AddHs(small), Chem.AddHs(large)
-    for levels in [["scaffold"], ["brics"], ["functional_groups"], ["rings"], ALL]:
+    for levels in [
+        ["scaffold"],
+        ["brics"],
+        ["functional_groups"],
+        ["residues", "rings"],
+        ["rings"],
+        ALL,
+    ]:
         few, many = (calls_of(partial(atom_groups, m, levels=levels)) for m in (small, large))
         assert many < 10 * few
 
@@ -286,7 +351,9 @@ def test_what_takes_quadratic_time_in_rdkit_is_not_called(monkeypatch):
 @st.composite
 def molecules(draw):
     """Mixtures of one to three molecules, their atoms shuffled, perhaps with hydrogens."""
-    smiles = draw(st.lists(st.sampled_from([*FREESOLV, "[Na+]", "[H][H]"]), min_size=1, max_size=3))
+    smiles = draw(
+        st.lists(st.sampled_from([*FREESOLV, CLOSED, "[Na+]", "[H][H]"]), min_size=1, max_size=3)
+    )
     m = mol(".".join(smiles))
     m = Chem.AddHs(m) if draw(st.booleans()) else m
     return Chem.RenumberAtoms(m, draw(st.permutations(range(m.GetNumAtoms()))))
@@ -294,8 +361,8 @@ def molecules(draw):
 
 @st.composite
 def level_names(draw):
-    inner = draw(st.permutations(["scaffold", "brics", "functional_groups"]))
-    inner = inner[: draw(st.integers(0, 3))]
+    inner = draw(st.permutations(["scaffold", "brics", "functional_groups", "residues"]))
+    inner = inner[: draw(st.integers(0, 4))]
     first, last = draw(st.booleans()), draw(st.booleans())
     return [*["components"] * first, *inner, *["rings"] * last]
 

@@ -62,7 +62,7 @@ def test_defining_a_domain_again_replaces_it_and_another_one_is_refused(registry
     register_domain("sequence")(SequenceEncoding)  # as reloading its module does
     with pytest.raises(
         ValueError,
-        match="the name of a new domain .got 'sequence', which SequenceEncoding has.",
+        match=r"the name of a new domain \(got 'sequence', which SequenceEncoding has\)",
     ):
         register_domain("sequence")(SetEncoding)
     assert DOMAINS["sequence"] is SequenceEncoding

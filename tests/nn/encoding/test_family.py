@@ -25,7 +25,7 @@ def seeded(domains, seed=0):
     return FamilyEncoding(domains)
 
 
-def given(name, kinds=len(MIXED), seed=0):
+def given(name, kinds=5, seed=0):
     """A tree with a kind for each family, coordinates, edges within trees and masses."""
     tree = TreeIndex.from_parent(zoo(name))
     g = torch.Generator().manual_seed(seed)

@@ -33,10 +33,8 @@ def test_every_leaf_has_the_map_of_its_type(seed):
         name = lin.types[number]
         value = next(taken[name])
         module = lin.maps[number]
-        if name == "word":
-            expected = module.weight[value]
-        else:
-            expected = module.weight @ value + module.bias
+        is_id = name == "word"
+        expected = module.weight[value] if is_id else module.weight @ value + module.bias
         assert_close(out[row], expected)
 
 

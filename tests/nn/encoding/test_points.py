@@ -159,5 +159,7 @@ def test_missing_places_are_named():
     tree = TreeIndex.from_parent(star(4))
     with pytest.raises(ValueError, match="'tree_pos' or 'pos' for the domain 'points'"):
         PointEncoding()(Where(tree))
-    with pytest.raises(ValueError, match="'pos' to have 2 columns for the domain 'grid' .got 3."):
+    with pytest.raises(
+        ValueError, match=r"'pos' to have 2 columns for the domain 'grid' \(got 3\)"
+    ):
         GridEncoding()(Where(tree, pos=torch.randn(4, 3)))

@@ -413,7 +413,8 @@ def test_bad_options_are_named(options, error, message):
             {},
             {"x": torch.ones(9, 4)},
             ValueError,
-            "'x' to hold floating-point numbers of shape [N, 5] (got torch.float32 of shape [9, 4])",
+            "'x' to hold floating-point numbers of shape [N, 5] (got torch.float32 of shape [9, "
+            "4])",
         ),
         ({}, {"x": torch.ones(8, 5)}, ValueError, "'x' to have one row for each of the 9 leaves"),
         ({}, {"leaf_type": torch.zeros(9)}, ValueError, "no 'leaf_type' in a model of one type"),

@@ -92,6 +92,15 @@ def test_flat_attention_is_softmax_over_the_leaves_of_each_tree(name):
     assert_close(layer(x, tree), x + layer.lin_out(out), rtol=1e-10, atol=1e-10)
 
 
+def test_entmax_takes_the_place_of_softmax():
+    tree, layer = index("forest"), seeded(8, 2, attention="entmax15", mlp_channels=0)
+    assert layer.attn.attention == "entmax15"
+    x = features(tree)
+    expected = x + layer.lin_out(layer.attn(layer.norm_mix(x), tree))
+    assert_close(layer(x, tree), expected)
+    assert not torch.allclose(expected, seeded(8, 2, mlp_channels=0)(x, tree))
+
+
 @pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("states", [None, "mean", "attention"])
 def test_it_is_its_parts_one_after_another(norm_first, states):
@@ -348,3 +357,19 @@ class Plain(torch.nn.Module):
 
     def forward(self, x, edge_index):
         return x
+
+
+def test_layer_scale_multiplies_each_branch_and_begins_at_its_value():
+    torch.manual_seed(0)
+    tree = torch.tensor([3, 3, 4, 4, 4])
+    plain = HierarchicalTransformerLayer(8, 2, states="mean")
+    scaled = HierarchicalTransformerLayer(8, 2, states="mean", layer_scale=0.25)
+    scaled.load_state_dict(plain.state_dict() | {f"scales.{i}": torch.ones(8) for i in range(3)})
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(scaled(x, tree), plain(x, tree))
+    with torch.no_grad():
+        for scale in scaled.scales:
+            scale.zero_()
+    assert torch.equal(scaled(x, tree)[0], x)
+    scaled.reset_parameters()
+    assert all(torch.equal(scale, torch.full((8,), 0.25)) for scale in scaled.scales)

@@ -178,7 +178,7 @@ def test_bad_options_are_named(args, message):
         (
             "root",
             {},
-            "'states' to be of shape [1, 4], one row for each inner node, for readout='root' (got None)",
+            "of shape [1, 4], one row for each inner node, for readout='root' (got None)",
         ),
         ("root", {"states": torch.ones(2, 4)}, "for readout='root' (got [2, 4])"),
         ("root", {"states": torch.ones(1, 3)}, "for readout='root' (got [1, 3])"),

@@ -1,42 +1,15 @@
-"""Backend ``'reference'``: the dense attention matrix, written to be obviously right.
-
-Plain loops over the nodes of the tree and ordinary differentiable tensor operations. It reads only
-the caller's parent vector, so that nothing of the fast layout is needed to trust it; only
-dropout's masks are told apart by positions.
-"""
+"""The dense attention matrix where siblings meet."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .call import Call, accumulator
-from .dropout import OWN, factors
+from ..call import Call, accumulator
+from ..dropout import OWN, factors
+from .family import Family
 
 INF = float("inf")
-
-
-class Family:
-    """The tree as lists of node ids."""
-
-    def __init__(self, parent: Tensor):
-        self.parent = parent.tolist()
-        self.children: list[list[int]] = [[] for _ in self.parent]
-        self.roots = []
-        for node, above in enumerate(self.parent):
-            if node == above:
-                self.roots.append(node)
-            else:
-                self.children[above].append(node)
-        self.top_down = list(self.roots)
-        for node in self.top_down:  # grows while it is read
-            self.top_down.extend(self.children[node])
-        self.leaves = [node for node, below in enumerate(self.children) if not below]
-        row = {node: i for i, node in enumerate(self.leaves)}
-        self.rows: list[list[int]] = [[row[n]] if n in row else [] for n in range(len(parent))]
-        for node in reversed(self.top_down):
-            for child in self.children[node]:
-                self.rows[node].extend(self.rows[child])
 
 
 def attention_matrix(call: Call) -> tuple[Tensor, Tensor]:
@@ -136,12 +109,3 @@ def attention_matrix(call: Call) -> tuple[Tensor, Tensor]:
             full[:, row, row] = reach[node] * kept(node, [OWN]).squeeze(-1)
             theta = theta + full
     return theta, torch.stack([f[root] for root in tree.roots])
-
-
-def attend(call: Call) -> tuple[Tensor, Tensor]:
-    """Output ``[N, H, Dv]`` through the dense matrix, and log evidence ``[trees, H]``."""
-    theta, evidence = attention_matrix(call)
-    v = call.v.to(theta.dtype)
-    if call.mass is not None:  # padding may hold anything
-        v = torch.where((call.mass > 0).view(-1, 1, 1), v, 0)
-    return torch.einsum("hij,jhd->ihd", theta, v).to(call.v.dtype), evidence

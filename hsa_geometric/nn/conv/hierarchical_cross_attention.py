@@ -1,0 +1,179 @@
+"""Cross-attention between the leaves of two trees as a layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.nn.dense.linear import Linear
+
+from ...functional import attention_matrix, hierarchical_attention
+from ...functional.checks import check_channels, check_rows, check_tensor
+from ...functional.list_checks import check_lists
+from ...lists import InteractionLists
+from .hierarchical_attention_conv import QK_NORMS
+
+
+class HierarchicalCrossAttention(torch.nn.Module):
+    r"""Attention from the leaves of one tree to those of another, after `"Hierarchical
+    Self-Attention: Generalizing Neural Attention Mechanics to Multi-Scale Problems"
+    <https://arxiv.org/abs/2509.15448>`_.
+
+    .. math::
+        \mathbf{x}^{\prime}_i = \big\Vert_{h=1}^{H} \sum_{j} \theta^{(h)}_{ij}
+        \mathbf{W}^{(h)}_v \mathbf{c}_j
+
+    where :math:`\theta` has one weight in each block of a query node and a key node, and among the
+    matrices of that form is the nearest in KL divergence to the softmax of
+    :math:`(\mathbf{W}_q \mathbf{x}_i)^{\top} \mathbf{W}_k \mathbf{c}_j / \sqrt{d}`; see
+    :func:`hsa_geometric.functional.hierarchical_attention`.
+
+    Args:
+        in_channels: size of each input sample, or :obj:`-1` to derive it from the first input.
+        context_channels: size of each sample of the context, or :obj:`-1`.
+        out_channels: size of each head's output sample.
+        heads: number of heads. (default: :obj:`1`)
+        concat: concatenate the heads; otherwise average them. (default: :obj:`True`)
+        qk_norm: normalise each head's queries and keys: ``None``, ``'layer_norm'`` (without affine
+            map) or ``'rms_norm'`` (with a learnable gain).
+        dropout: probability of dropping attention weights in training.
+        bias: whether to learn an additive bias.
+        residual: add a learned linear map of the input. (default: :obj:`False`)
+        backend: see :func:`~hsa_geometric.functional.hierarchical_attention`.
+
+    Shapes:
+        - **input:** x :math:`(N_q, F_{in})`, context :math:`(N_k, F_{context})`, lists of trees
+          with :math:`N_q` and :math:`N_k` leaves, mass :math:`(N_q)`, context_mass :math:`(N_k)`
+        - **output:** :math:`(N_q, H \cdot F_{out})`, or :math:`(N_q, F_{out})` if not
+          :obj:`concat`; with :obj:`return_attention_weights` also :math:`\theta` of shape
+          :math:`(H, N_q, N_k)`
+
+    Example:
+        >>> import torch
+        >>> from hsa_geometric.interactions import between
+        >>> layer = HierarchicalCrossAttention(16, 24, 8, heads=4)
+        >>> lists = between(torch.tensor([3, 3, 3, 3]), torch.tensor([3, 3, 4, 4, 4]))
+        >>> layer(torch.randn(3, 16), torch.randn(3, 24), lists).shape
+        torch.Size([3, 32])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        context_channels: int,
+        out_channels: int,
+        heads: int = 1,
+        concat: bool = True,
+        *,
+        qk_norm: str | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+        residual: bool = False,
+        backend: str = "auto",
+    ):
+        super().__init__()
+        if qk_norm not in QK_NORMS:
+            raise ValueError(f"Expected 'qk_norm' to be one of {list(QK_NORMS)} (got '{qk_norm}')")
+        for name, value in (("out_channels", out_channels), ("heads", heads)):
+            if value < 1:
+                raise ValueError(f"Expected '{name}' to be positive (got {value})")
+        if not 0.0 <= dropout <= 1.0:
+            raise ValueError(f"Expected 'dropout' to be in [0, 1] (got {dropout})")
+
+        self.in_channels = in_channels
+        self.context_channels = context_channels
+        self.out_channels = out_channels
+        self.heads = heads
+        self.concat = concat
+        self.qk_norm = qk_norm
+        self.dropout = dropout
+        self.backend = backend
+
+        width = heads * out_channels
+        self.lin_query = Linear(in_channels, width)
+        self.lin_key = Linear(context_channels, width)
+        self.lin_value = Linear(context_channels, width)
+        self.norm_query, self.norm_key = (self._norm() for _ in range(2))
+        total = width if concat else out_channels
+        self.lin_residual = Linear(in_channels, total, bias=False) if residual else None
+        if bias:
+            self.bias = torch.nn.Parameter(torch.empty(total))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def _norm(self) -> torch.nn.Module:
+        if self.qk_norm == "layer_norm":
+            return torch.nn.LayerNorm(self.out_channels, elementwise_affine=False)
+        if self.qk_norm == "rms_norm":
+            return torch.nn.RMSNorm(self.out_channels)
+        return torch.nn.Identity()
+
+    def reset_parameters(self) -> None:
+        """Draw all learnable parameters anew."""
+        for module in self.children():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+        if self.bias is not None:
+            torch.nn.init.zeros_(self.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor,
+        lists: InteractionLists,
+        *,
+        mass: Tensor | None = None,
+        context_mass: Tensor | None = None,
+        return_attention_weights: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        r"""Run the layer.
+
+        Args:
+            x: features of the leaves of the query tree.
+            context: features of the leaves of the key tree.
+            lists: which nodes of the two trees meet, see :mod:`hsa_geometric.interactions`.
+            mass: weight of each leaf of the query tree; 0 marks padding.
+            context_mass: weight of each leaf of the key tree. Who finds only leaves of mass 0 gets
+                0, and the bias.
+            return_attention_weights: also return the dense :math:`\theta`, without dropout.
+        """
+        check_lists(lists)
+        for rows, name, channels, tree in (
+            (x, "x", self.in_channels, lists.query_tree),
+            (context, "context", self.context_channels, lists.key_tree),
+        ):
+            check_tensor(rows, name, 2)
+            check_rows(rows, name, tree)
+            check_channels(rows, name, channels)
+
+        shape = (-1, self.heads, self.out_channels)
+        q, k = self.lin_query(x).view(shape), self.lin_key(context).view(shape)
+        if self.qk_norm == "rms_norm":  # in the gain's precision, as autocast does for layer norm
+            q, k = q.to(self.norm_query.weight.dtype), k.to(self.norm_key.weight.dtype)
+        q, k = self.norm_query(q), self.norm_key(k)
+        v = self.lin_value(context).view(shape)
+        options: dict[str, Any] = {
+            "lists": lists, "key_tree": lists.key_tree, "mass": mass, "key_mass": context_mass,
+        }  # fmt: skip
+        out = hierarchical_attention(
+            q, k, v, lists.query_tree, dropout_p=self.dropout, training=self.training,
+            backend=self.backend, **options,
+        )  # fmt: skip
+        assert isinstance(out, Tensor)
+        out = out.flatten(1) if self.concat else out.mean(1)
+        if self.lin_residual is not None:
+            out = out + self.lin_residual(x)
+        if self.bias is not None:
+            out = out + self.bias
+        if return_attention_weights:
+            return out, attention_matrix(q, k, lists.query_tree, **options)
+        return out
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}({self.in_channels}, {self.context_channels}, "
+            f"{self.out_channels}, heads={self.heads})"
+        )
