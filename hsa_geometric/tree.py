@@ -9,7 +9,6 @@ level and then by parent, so that a level is one slice and every family is one s
 from __future__ import annotations
 
 import secrets
-import warnings
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -156,9 +155,7 @@ class TreeIndex:
 
 
 FIELDS = tuple(field.name for field in fields(TreeIndex))
-with warnings.catch_warnings():  # torch 2.6 warns of what it calls itself
-    warnings.simplefilter("ignore", FutureWarning)
-    torch.export.register_dataclass(TreeIndex, serialized_type_name="hsa_geometric.TreeIndex")
+torch.export.register_dataclass(TreeIndex, serialized_type_name="hsa_geometric.TreeIndex")
 
 
 @plainly()
