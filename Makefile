@@ -93,9 +93,9 @@ $(VENV)/versions: export PIP_CONSTRAINT := /dev/null
 $(VENV)/versions: pyproject.toml Makefile .ci/without_cuda.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) --upgrade "pip>=23"
-	$(PIP) --no-deps $(filter torch==%,$(VERSIONS))
+	$(PIP) --no-compile --no-deps $(filter torch==%,$(VERSIONS))
 	$(BIN)/python .ci/without_cuda.py $(VENV)/lib/python3*/site-packages/torch/lib
-	$(PIP) $(filter-out torch==%,$(VERSIONS)) $(VERSION_NEEDS)
+	$(PIP) --no-compile $(filter-out torch==%,$(VERSIONS)) $(VERSION_NEEDS)
 	$(PIP) --no-deps -e .
 	touch $@
 
