@@ -33,8 +33,4 @@ def flex_attention(case: Case, grad: bool) -> tuple[Callable[..., Tensor], Calla
 
 def allow_recompiles() -> None:
     """Every case compiles anew, more often than Dynamo's limit of eight allows by default."""
-    config = torch._dynamo.config
-    for name in ("recompile_limit", "cache_size_limit"):  # its name since torch 2.7, and before
-        if hasattr(config, name):
-            setattr(config, name, 256)
-            break
+    torch._dynamo.config.recompile_limit = 256

@@ -77,6 +77,20 @@ def take_tensors(
     return out
 
 
+def fill_attrs(
+    attrs: dict[Hashable, dict[Any, Any]], fill: dict[str, Any], inner: set[Hashable], internal: str
+) -> None:
+    """Give each node of ``attrs`` what it lacks."""
+    if not fill:
+        return
+    for v, attr in attrs.items():
+        # An inner node that keeps nothing of its own, or gives it all to a leaf, lacks nothing.
+        whole = v not in inner or internal == "keep" or any(key in attr for key in fill)
+        for key, value in fill.items():
+            if whole or key.startswith("tree_"):
+                attr.setdefault(key, value)
+
+
 def _can_be_key(key: Any) -> bool:
     """Whether a tensor may be stored under this name without meaning something else."""
     return isinstance(key, str) and (

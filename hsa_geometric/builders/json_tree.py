@@ -33,10 +33,9 @@ def from_json(
         tree: the root, or a list of the roots of a forest, or a JSON text of either.
         children: key of the list of children. A node without it is a leaf, and so is one where it
             is empty or None.
-        node_attrs: names of the attributes to turn into tensors, each of which must then be there;
-            or a dict of them, with what a node has that lacks one, such as ``{"x": math.nan}``.
-            Then every tree gets the same keys, ``h.x`` and (with ``internal='keep'``)
-            ``h.inner_x``, so that all of them batch, whatever else their nodes have.
+        node_attrs: names of the attributes to turn into tensors; or a dict of them, with what a
+            node has that lacks one, such as ``{"x": math.nan}``, so that every tree gets the same
+            keys: see :func:`~hsa_geometric.builders.from_networkx`.
             (default: all that can be turned into tensors, which may differ from tree to tree)
         internal: what becomes of features that inner nodes have of their own: ``'keep'``,
             ``'leaf'``, ``'drop'`` or ``'error'``, as for
@@ -72,7 +71,6 @@ def from_json(
     """
     import networkx as nx
 
-    fill = dict(node_attrs) if isinstance(node_attrs, Mapping) else {}
     if isinstance(tree, (str, bytes)):
         tree = _parse(tree)
     roots = tree if isinstance(tree, list) else [tree]
@@ -93,20 +91,10 @@ def from_json(
         for i, node in enumerate(nodes):
             attrs = G.nodes[name[i]]
             attrs.update((key, x) for key, x in node.items() if key != children)
-            # An inner node that keeps nothing of its own, or gives it all to a leaf, lacks nothing.
-            whole = not is_inner[i] or internal == "keep" or any(key in attrs for key in fill)
-            for key, value in fill.items():
-                if whole or key.startswith("tree_"):
-                    attrs.setdefault(key, value)
             if above[i] >= 0:
                 G.add_edge(name[above[i]], name[i])
             step(1)
-    h = from_networkx(G, node_attrs=node_attrs, internal=internal)
-    if internal == "keep" and not any(is_inner):
-        for key in fill:
-            if key in h and not key.startswith("tree_"):
-                h[f"inner_{key}"] = h[key][:0]
-    return h
+    return from_networkx(G, node_attrs=node_attrs, internal=internal)
 
 
 def to_json(hierarchy: Hierarchy, *, children: str = "children") -> Any:

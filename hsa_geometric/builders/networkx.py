@@ -10,14 +10,14 @@ so that the way back restores it, also for one sample taken out of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from hsa_geometric.builders._nx_internal import settle_inner_attrs
 from hsa_geometric.builders._nx_record import NetworkxRecord
-from hsa_geometric.builders._nx_tensors import take_tensors
+from hsa_geometric.builders._nx_tensors import fill_attrs, take_tensors
 from hsa_geometric.builders._nx_tree import parents
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
@@ -28,7 +28,7 @@ def from_networkx(
     G: Any,
     root: Hashable | list[Hashable] | None = None,
     *,
-    node_attrs: Iterable[str] | None = None,
+    node_attrs: Iterable[str] | Mapping[str, Any] | None = None,
     internal: str = "keep",
 ) -> Hierarchy:
     r"""Build a hierarchy from a networkx tree or forest.
@@ -37,8 +37,8 @@ def from_networkx(
     ``[N, ...]``; if all inner nodes have it, theirs becomes ``h.inner_a`` ``[T - N, ...]``. An
     attribute named ``tree_*`` (such as ``tree_kind``) must be on every node and becomes one
     tensor ``[T, ...]``. Python floats get torch's default dtype. Everything else is kept for
-    :func:`to_networkx`. Samples of a batch must have the same tensors: name them in
-    :obj:`node_attrs` where graphs differ in what they carry.
+    :func:`to_networkx`. Samples of a batch must have the same tensors: where graphs differ in what
+    they carry, give :obj:`node_attrs` as a dict.
 
     Args:
         G: a :class:`networkx.DiGraph` with edges from parent to child, or an undirected
@@ -46,8 +46,11 @@ def from_networkx(
         root: name of the root, or a list of names, one for each tree of a forest. Needed for an
             undirected graph; in a directed one the roots are the nodes without a parent, and
             :obj:`root` is only compared with them.
-        node_attrs: names of the attributes to turn into tensors, each of which must then be
-            there. (default: all that can be turned into tensors)
+        node_attrs: names of the attributes to turn into tensors, each of which must then be there;
+            or a dict of them, with what a node has that lacks one, such as ``{"x": math.nan}``.
+            Then every graph gets the same keys, ``h.x`` and (with ``internal='keep'``)
+            ``h.inner_x``, so that all of them batch, whatever else their nodes have.
+            (default: all that can be turned into tensors, which may differ from graph to graph)
         internal: what becomes of features that inner nodes have of their own, that is, of
             attributes that are tensors of the leaves (or, with :obj:`node_attrs`, those of them
             that are named there). ``'keep'``: they are kept beside the tree, as ``h.inner_a`` if
@@ -88,6 +91,12 @@ def from_networkx(
         [('ch1', 'own'), 'ch2', 'a', 'b', 'book', 'ch1']
         >>> h.x[:, 0]
         tensor([3., 0., 1., 2.])
+
+        Graphs of which one lacks what another has get the same keys:
+
+        >>> H, nan = nx.DiGraph([("book", "ch1")]), float("nan")
+        >>> [from_networkx(g, node_attrs={"x": [nan, nan]}).x.shape[0] for g in (G, H)]
+        [3, 1]
     """
     import networkx as nx
 
@@ -101,6 +110,8 @@ def from_networkx(
     parent = parents(G, root)
     edges = {v: _edge_attrs(G, u, v) for v, u in parent.items()}
     attrs: dict[Hashable, dict[Any, Any]] = {v: dict(G.nodes[v]) for v in G}
+    fill = dict(node_attrs) if isinstance(node_attrs, Mapping) else {}
+    fill_attrs(attrs, fill, set(parent.values()), internal)
     features: list[str] = []
     if internal != "keep":
         features = settle_inner_attrs(attrs, parent, wanted, internal)
@@ -114,6 +125,10 @@ def from_networkx(
     record = NetworkxRecord(
         names, rest, [edges.get(name, {}) for name in names], dict(G.graph), G.is_directed()
     )
+    if internal == "keep" and not has_child:
+        for key in fill:
+            if not key.startswith("tree_"):
+                tensors[f"inner_{key}"] = tensors[key][:0]
     return from_parent(
         [ids[parent.get(name, name)] for name in names], **tensors, tree_names=record
     )

@@ -51,8 +51,8 @@ def entmax_attention(
     mass 2 is not two leaves, and the matrix is not the nearest to a flat one.
 
     Args:
-        q, k, v, tree, scale, pos_q, pos_k, mass, temperature, bias, self_loop, dropout_p, training,
-            return_evidence: as for :func:`hierarchical_attention`; evidence is :math:`f` of roots.
+        q, k, v, tree: as for :func:`hierarchical_attention`, and so is all else; evidence is
+            :math:`f` of roots.
 
     Shapes:
         - **input, output:** those of :func:`hierarchical_attention`

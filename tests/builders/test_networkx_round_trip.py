@@ -226,6 +226,36 @@ def test_node_attrs_chooses_what_becomes_a_tensor():
     assert set(from_networkx(book(), node_attrs=[]).keys()) == {"parent", "tree_names"}
 
 
+def test_given_what_is_missing_every_graph_has_the_same_keys():
+    lone, some, root_only = nx.empty_graph(1, nx.DiGraph), edges("ra", "rb"), edges("ra")
+    some.nodes["a"].update(x=[1.0, 2.0], other=3)
+    root_only.nodes["r"].update(x=[5.0, 6.0], tree_kind=4)
+    before = copy.deepcopy((lone, some, root_only))
+    graphs, fill = (lone, some, root_only), {"x": [-1.0, -2.0], "tree_kind": 0}
+    built = [from_networkx(G, node_attrs=fill) for G in graphs]
+    assert [h.x.tolist() for h in built] == [[[-1, -2]], [[1, 2], [-1, -2]], [[-1, -2]]]
+    assert [h.inner_x.tolist() for h in built] == [[], [[-1, -2]], [[5, 6]]]
+    assert [h.tree_kind.tolist() for h in built] == [[0], [0, 0, 0], [0, 4]]
+    assert built[1].tree_names.attrs[0] == {"other": 3}
+    for samples in (built, built[::-1]):
+        batch = Batch.from_data_list(samples)
+        assert batch.validate() and batch.inner_x.shape == (2, 2) and batch.x.shape == (4, 2)
+    for G, H in zip(graphs, before, strict=True):
+        assert_equal(G, H)
+    for internal, rows in (("leaf", [1, 2, 2]), ("drop", [1, 2, 1])):
+        built = [from_networkx(G, node_attrs=fill, internal=internal) for G in graphs]
+        assert [set(h.keys()) for h in built] == [{"parent", "tree_names", *fill}] * 3
+        assert [h.num_nodes for h in built] == rows
+        Batch.from_data_list(built)
+
+
+def test_graphs_that_carry_different_things_are_refused_as_a_batch():
+    carries = with_attr("x", {"a": 1.0, "b": 2.0, "c": 3.0})
+    samples = [from_networkx(carries), from_networkx(edges("ra"))]
+    with pytest.raises(ValueError, match=r"'x' in sample 0, but not in sample 1.* del h\['x'\]"):
+        Batch.from_data_list(samples)
+
+
 def edges(*pairs, cls=nx.DiGraph):
     return cls(pairs)
 

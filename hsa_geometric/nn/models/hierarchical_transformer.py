@@ -50,11 +50,11 @@ class HierarchicalTransformer(torch.nn.Module):
             their ancestors at this level, as for
             :func:`~hsa_geometric.functional.clusters_at`; later layers are cheaper, and know no
             types of leaves. (default: none)
-        attention, states, conv, mlp_channels, num_levels, dropout, drop_path, layer_scale,
-            norm_first, act: as
-            for :class:`~hsa_geometric.nn.HierarchicalTransformerLayer`, of which
-            :obj:`drop_path` grows from 0 in the first layer to its value in the last; :obj:`conv`
-            may be the name of a layer in :mod:`torch_geometric.nn`.
+        attention, states, conv, mlp_channels: as for
+            :class:`~hsa_geometric.nn.HierarchicalTransformerLayer`; :obj:`conv` may be the name of
+            a layer in :mod:`torch_geometric.nn`.
+        num_levels, dropout, drop_path, layer_scale, norm_first, act: likewise; :obj:`drop_path`
+            grows from 0 in the first layer to its value in the last.
         checkpointing: keep only the input of each layer for backward and compute the rest again:
             less memory, a third more time. (default: :obj:`False`)
         attn_kwargs: more arguments of every
