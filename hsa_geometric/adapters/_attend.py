@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.attention import hierarchical_attention
-from ..lists import InteractionLists
-from ..tree import TreeIndex
 from ._setting import Setting
 
 
@@ -103,19 +101,12 @@ def gather(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scale: float, s
     if ids is not None and ids.shape != (batch, length):
         ids = None
     if keep is None:
-        rows = [x.transpose(1, 2).reshape(batch * length, *x.shape[1::2]) for x in (q, k, v)]
+        q, k, v = (x.transpose(1, 2).reshape(batch * length, *x.shape[1::2]) for x in (q, k, v))
         ids = None if ids is None else ids.flatten()
-        return Seen(*rows, scale, torch.full((batch,), length), ids)
-    rows = [x.transpose(1, 2)[keep] for x in (q, k, v)]
+        return Seen(q, k, v, scale, torch.full((batch,), length), ids)
+    q, k, v = (x.transpose(1, 2)[keep] for x in (q, k, v))
     lengths = keep.sum(1).cpu()
-    return Seen(*rows, scale, lengths[lengths > 0], None if ids is None else ids[keep])
-
-
-def structure_of(
-    seen: Seen, setting: Setting, name: str
-) -> tuple[TreeIndex, InteractionLists | None]:
-    """Trees and lists of what a module attends with."""
-    return setting.structure(seen.lengths, seen.ids, seen.q, seen.k, name)
+    return Seen(q, k, v, scale, lengths[lengths > 0], None if ids is None else ids[keep])
 
 
 def attend(
@@ -137,7 +128,7 @@ def attend(
     shape = batch, length, heads, v.shape[-1]
     if seen.q.shape[0] == 0:
         return v.new_zeros(shape)
-    tree, lists = structure_of(seen, site.setting, site.name)
+    tree, lists = site.setting.structure(seen.lengths, seen.ids, seen.q, seen.k, site.name)
     out = hierarchical_attention(
         seen.q, seen.k, seen.v, tree, lists=lists, scale=scale,
         self_loop=site.setting.self_loop, dropout_p=dropout_p, training=training,

@@ -27,6 +27,7 @@ def install(model: nn.Module, sites: dict[nn.Module, Site]) -> None:
     for module, site in sites.items():
         module.hsa = site  # type: ignore[assignment]
         if site.setting is not None and "forward" not in module.__dict__:
+            assert isinstance(module, nn.MultiheadAttention)
             module.forward = partial(_forward, module)  # type: ignore[method-assign]
     for layer in model.modules():
         if isinstance(layer, nn.TransformerEncoder):

@@ -54,8 +54,8 @@ def install(model: nn.Module, sites: dict[nn.Module, Site]) -> None:
     masks = _masks()
     from transformers import AttentionInterface
 
-    configs = {id(m.config): m.config for m in model.modules() if _has_config(m)}
-    for config in configs.values():
+    configs = _configs(model)
+    for config in configs:
         name = config._attn_implementation
         if name is None or name.startswith(PREFIX):
             continue
@@ -67,7 +67,7 @@ def install(model: nn.Module, sites: dict[nn.Module, Site]) -> None:
         masks.AttentionMaskInterface.register(PREFIX + name, partial(_mask, name))
     for module, site in sites.items():
         module.hsa = site  # type: ignore[assignment]
-    for config in configs.values():
+    for config in configs:
         name = config._attn_implementation
         if name is not None and not name.startswith(PREFIX):
             config._attn_implementation = PREFIX + name
@@ -93,11 +93,11 @@ def _remember(told: dict[str, Tensor], module: nn.Module, args: tuple[Tensor, ..
 
 def uninstall(model: nn.Module) -> None:
     """Have everything as it was."""
+    for config in _configs(model):
+        name = config._attn_implementation
+        if name is not None and name.startswith(PREFIX):
+            config._attn_implementation = name.removeprefix(PREFIX)
     for module in model.modules():
-        if _has_config(module):
-            name = module.config._attn_implementation
-            if name is not None and name.startswith(PREFIX):
-                module.config._attn_implementation = name.removeprefix(PREFIX)
         for key, hook in list(module._forward_pre_hooks.items()):
             if _is_ours(hook):
                 del module._forward_pre_hooks[key]
@@ -107,8 +107,10 @@ def _is_ours(hook: Any) -> bool:
     return isinstance(hook, partial) and hook.func is _remember
 
 
-def _has_config(module: nn.Module) -> bool:
-    return hasattr(getattr(module, "config", None), "_attn_implementation")
+def _configs(model: nn.Module) -> list[Any]:
+    """Configurations of all parts of the model, each once."""
+    found = [getattr(module, "config", None) for module in model.modules()]
+    return list({id(c): c for c in found if hasattr(c, "_attn_implementation")}.values())
 
 
 def _mask(original: str, **options: Any) -> Tensor | None:
@@ -159,7 +161,7 @@ def _attention(
 def _original(name: str, module: nn.Module) -> Callable[..., Any]:
     from transformers import AttentionInterface
 
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     function: Callable[..., Any] = AttentionInterface().get_interface(name, eager)
     return function
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from families import TEXT, batch_of, hidden, model_of
 from torch.testing import assert_close
-from transformers import BertModel
+from transformers import AttentionInterface, BertModel
 
 from hsa_geometric.adapters import replace_attention, restore_attention
 from hsa_geometric.adapters.replace_attention import sites_of
@@ -244,6 +244,30 @@ def test_dropout_drops_in_training_and_never_in_eval():
     one = hidden(model, inputs, mask)
     torch.manual_seed(0)
     assert torch.equal(hidden(model, inputs, mask), one)
+
+
+def test_dropout_without_training_is_refused():
+    model = replace_attention(model_of("bert"), **WINDOWS)
+    module, q = next(iter(sites_of(model))), torch.randn(1, 4, 20, 8)
+    attend = AttentionInterface()["hsa_sdpa"]
+    with pytest.raises(ValueError, match=r"no dropout in eval\(\) in 'encoder.layer.0"):
+        attend(module, q, q, q, None, dropout=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
+def test_activations_computed_again_give_the_same_gradients():
+    model = replace_attention(model_of("bert"), special_ids=(5,), **WINDOWS).train()
+    inputs, mask = batch_of("bert")
+
+    def gradients():
+        model.zero_grad()
+        hidden(model, inputs, mask).square().sum().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    expected = gradients()
+    model.gradient_checkpointing_enable()
+    for found, wanted in zip(gradients(), expected, strict=True):
+        assert_close(found, wanted)
 
 
 def test_sinks_are_seen_one_by_one_and_see_all():
