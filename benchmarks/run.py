@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from . import aims, gate
+from . import aims, gate, lists
 from .baselines import CORE, METHODS
 from .measure import machine, machine_line
 from .plot import crossover, plot
@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser("python -m benchmarks.run", description=__doc__)
     p.add_argument("--list", action="store_true", help="print shapes and methods, and stop")
     p.add_argument("--aims", action="store_true", help="measure the ratios we aim for instead")
+    p.add_argument("--lists", action="store_true", help="measure interaction lists instead")
     p.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(DEFAULT_SHAPES))
     p.add_argument("--sizes", nargs="+", type=int, help="leaves (default: 256 to 1,048,576)")
     p.add_argument("--methods", nargs="+", choices=METHODS, help="default: all on 'balanced'")
@@ -79,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     line = f"{machine_line(found)}; {args.dtype}, {args.heads} heads × {args.channels}"
     print(f"Machine: {line}")
+    if args.lists:
+        lists.run(args.seconds or 1.0)
+        return 0
     if args.aims:
         how = replace(how, seconds=args.seconds or 1.0)
         table, rows = aims.run(how, max(args.sizes or SIZES), args.passes)

@@ -106,7 +106,8 @@ class InteractionLists(Once):
         tensors = both.tensors(
             both.codes(opened, "opened"), both.codes(none if hidden is None else hidden, "hidden")
         )
-        return cls(query_tree, key_tree, *tensors, torch.tensor(secrets.randbits(62), device="cpu"))
+        key = torch.tensor(secrets.randbits(62), device="cpu")
+        return cls(query_tree, key_tree, *[*tensors, key])
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -155,7 +156,7 @@ class InteractionLists(Once):
         query_tree = self.query_tree.to(device, non_blocking)
         key_tree = query_tree if self.of_one_tree else self.key_tree.to(device, non_blocking)
         moved = [x.to(device, non_blocking=non_blocking) for x in self.tensors[:-1]]
-        return InteractionLists(query_tree, key_tree, *moved, self.key)
+        return InteractionLists(query_tree, key_tree, *[*moved, self.key])
 
     def __reduce__(self) -> tuple[type, tuple[TreeIndex | Tensor, ...]]:
         return InteractionLists, (self.query_tree, self.key_tree, *self.tensors)

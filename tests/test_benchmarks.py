@@ -258,3 +258,12 @@ def test_every_method_of_from_graph_is_timed_beside_its_library():
     assert [head.strip() for head in heads] == ["nodes", *LIBRARY]
     has_library = ["×" in cell for cell in row[1:]]
     assert has_library == [bool(names) for names in LIBRARY.values()]
+
+
+def test_interaction_lists_are_measured(capsys):
+    from benchmarks import lists
+
+    lists.run(0.0, small=True)
+    tables = capsys.readouterr().out.strip().split("\n\n")
+    assert [len(table.splitlines()) - 2 for table in tables] == [11, 2, 3, 1]
+    assert tables[3].splitlines()[-1].endswith("| 0 |")

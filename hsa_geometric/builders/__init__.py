@@ -9,6 +9,7 @@ space           :func:`from_points`, :func:`from_voxels`, :func:`from_mesh`, :fu
 graphs          :func:`from_graph`
 molecules       :func:`from_molecule`, :func:`from_smiles`, :func:`atom_groups`
 texts           :func:`from_sequence`, :func:`from_text`, :func:`from_markdown`
+all of these    :class:`NestedSignal`: nested lists and dicts of values of several types
 ==============  ==================================================================================
 
 Leaf :obj:`i` is always the input's row :obj:`i`, and every result has passed ``validate()``.
@@ -30,9 +31,31 @@ from hsa_geometric.builders.newick import from_newick, to_newick
 from hsa_geometric.builders.points import from_points
 from hsa_geometric.builders.pooling import from_pooling
 from hsa_geometric.builders.sequences import from_markdown, from_sequence, from_text
+from hsa_geometric.builders.signals import (
+    GraphLeaves,
+    ImageLeaves,
+    LeafType,
+    Leaves,
+    NestedSignal,
+    NumberLeaves,
+    TensorLeaves,
+    TextLeaves,
+    Typed,
+    Unordered,
+)
 from hsa_geometric.builders.voxels import from_voxels
 
 __all__ = [
+    "GraphLeaves",
+    "ImageLeaves",
+    "LeafType",
+    "Leaves",
+    "NestedSignal",
+    "NumberLeaves",
+    "TensorLeaves",
+    "TextLeaves",
+    "Typed",
+    "Unordered",
     "atom_groups",
     "from_children",
     "from_clusters",

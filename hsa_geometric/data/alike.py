@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from hsa_geometric.data.rows import type_number
 from hsa_geometric.data.storage import HierarchyStorage
 
 _MARKS = ("index", "batch", "edge", "face", "adj")  # in names that PyG batches by other rules
@@ -47,7 +48,8 @@ def common_record(samples: Sequence[Any], excluded: Collection[str] = ()) -> dic
             continue
         found = [record.get(key) for record in records]
         if None in found:
-            if any(mark in key for mark in _MARKS):
+            typed = any(type_number(rows) is not None for rows in found)
+            if typed or any(mark in key for mark in _MARKS):
                 _refuse(key, found, found.index(None))
             continue  # PyG's rules do for such a name
         certain = [rows for rows in found if rows != "either"]
@@ -72,7 +74,13 @@ def _refuse(key: str, found: list[str | None], one: int) -> None:
     odd = (i for i, rows in enumerate(found) if rows != found[one])
     other = min(odd, key=lambda i: found[i] == "either")
     what = {"leaf": "rows of leaves", "sample": "a value of the whole sample"}
-    said = [what.get(str(found[i]), "set after it was built") for i in (one, other)]
+    unknown = "set after it was built"
+    said = [
+        f"rows of leaves of {rows}"
+        if type_number(rows) is not None
+        else what.get(str(rows), unknown)
+        for rows in (found[one], found[other])
+    ]
     raise ValueError(
         f"Expected '{key}' to be the same thing in all samples of a batch (got {said[0]} in sample "
         f"{one}, {said[1]} in sample {other})"

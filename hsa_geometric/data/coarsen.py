@@ -65,7 +65,8 @@ def coarsen(
             ``edge_weight`` or ``edge_attr`` holds no floating-point numbers (categories have no
             mean: encode or remove them first).
         ValueError: if a reduction is unknown, :obj:`data` is invalid, or a tree has leaves of
-            several samples in ``batch``.
+            several samples in ``batch``, or leaves are of several types
+            (:class:`~hsa_geometric.builders.NestedSignal`).
 
     Cost: linear in nodes and features, and one sort of the edges; no Python per node.
 
@@ -86,6 +87,12 @@ def coarsen(
     check_choice(reduce, "reduce", ("mean", "sum", "max"))
     check_choice(edge_reduce, "edge_reduce", EDGE_REDUCTIONS)
     data.validate()
+    for key in data._store:
+        if data.rows_of(key) == "typed":
+            raise ValueError(
+                f"Expected leaves of one type, which have means (got rows of a type in '{key}'); "
+                f"bring them to one width, h.x = ..., and del h['{key}']"
+            )
     tree, clusters, node = coarse_tree(data.tree, level)
     size = clusters.num_clusters
     batch, sample = _samples(data, tree, clusters.cluster, size)

@@ -14,7 +14,7 @@ from torch_geometric.data.data import size_repr
 from hsa_geometric.data.alike import check_keys, common_record
 from hsa_geometric.data.callers import check_transform, samples_to_batch
 from hsa_geometric.data.leaves import check_no_references, count_before, keep_leaves
-from hsa_geometric.data.rows import Rows, rows_by_name
+from hsa_geometric.data.rows import Rows, rows_by_name, type_number
 from hsa_geometric.data.storage import HierarchyStorage
 from hsa_geometric.data.validation import check_contents
 from hsa_geometric.tree import TreeIndex
@@ -173,7 +173,9 @@ class Hierarchy(Data):  # type: ignore[misc]
         Returns:
             ``'leaf'``, ``'tree'`` (nodes), ``'inner'`` (nodes), ``'edge'``, ``'reference'`` (it
             names leaves by row, as :obj:`edge_index` does), ``'sample'`` (a value of the whole
-            sample, whatever its rows are) or ``'other'`` (what PyG adds to a batch).
+            sample, whatever its rows are), ``'typed'`` (leaves of one type, see
+            :class:`~hsa_geometric.builders.NestedSignal`) or ``'other'`` (what PyG adds to a
+            batch).
 
         Example:
             >>> from hsa_geometric.builders import from_parent
@@ -182,6 +184,24 @@ class Hierarchy(Data):  # type: ignore[misc]
             ('leaf', 'sample', 'tree')
         """
         return self._store._rows_of(key)
+
+    def leaves_of_type(self, key: str) -> Tensor:
+        r"""``[N]`` mask of the leaves that have a row each in a key of one type.
+
+        Args:
+            key: a key whose :meth:`rows_of` is ``'typed'``; its rows are in the order of the leaves
+                whose :obj:`leaf_type` is its type.
+
+        Raises:
+            ValueError: if it is another key, or :obj:`leaf_type` is missing.
+        """
+        number = type_number(self._store._recorded().get(key))
+        if number is None:
+            raise ValueError(f"Expected 'key' to have rows of leaves of one type (got '{key}')")
+        leaf_type = self._store.get("leaf_type")
+        if not isinstance(leaf_type, Tensor):
+            raise ValueError(f"Expected 'leaf_type', which says whose the rows of '{key}' are")
+        return leaf_type == number
 
     # What PyG does with it ####################################################################
 
@@ -258,7 +278,8 @@ class Hierarchy(Data):  # type: ignore[misc]
         new roots, whose ids count, would change it, roots of one leaf stay, or all roots if that
         is not enough. A kept node keeps its rows of ``tree_*`` and ``inner_*``, except that
         :obj:`tree_pos`, the position within the family, is that of the place it takes: the row of
-        the top of its chain.
+        the top of its chain; and so is :obj:`tree_kind` where it names the domain of that position
+        (:class:`~hsa_geometric.builders.NestedSignal`).
 
         Pointer doubling: :math:`\mathcal{O}(T \log c)` for chains of at most :math:`c` nodes, no
         loop over nodes. A batch can still be split into its samples.
@@ -288,8 +309,9 @@ class Hierarchy(Data):  # type: ignore[misc]
                 top, above = _above_chains(parent, keep)
 
         out = self._with_nodes(copy.copy(self), keep, above)
-        if isinstance(self.tree_pos, Tensor):
-            out["tree_pos"] = self.tree_pos[top[keep]]
+        for key in ("tree_pos", "tree_kind") if "tree_items" in self else ("tree_pos",):
+            if isinstance(self.get(key), Tensor):
+                out[key] = self[key][top[keep]]
         return out
 
     def subgraph(self, subset: Tensor) -> Hierarchy:

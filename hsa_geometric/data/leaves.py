@@ -68,6 +68,9 @@ def keep_leaves(h: Hierarchy, out: Hierarchy, mask: Tensor) -> Hierarchy:
         elif h.is_node_attr(key):
             out[key] = take_leaf_rows(h, key, rows)
             followed[key] = mask
+        elif h.rows_of(key) == "typed":
+            followed[key] = mask[h.leaves_of_type(key)]
+            out[key] = h[key][followed[key]]
         elif h.rows_of(key) == "edge" and h.is_edge_attr(key):
             out[key] = select(h[key], edges, 0)
             followed[key] = edges

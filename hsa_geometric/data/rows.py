@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-Rows = Literal["tree", "inner", "leaf", "sample", "edge", "reference", "other"]
+Rows = Literal["tree", "inner", "leaf", "typed", "sample", "edge", "reference", "other"]
 
 # Keys that always hold one row per leaf. `y` may also belong to the whole sample.
 LEAF_KEYS = ("x", "pos", "z", "mass", "batch")
@@ -51,6 +51,13 @@ def rows_by_name(key: str) -> Rows | None:
     if key in REFERENCES:
         return "reference"
     return "other" if key in OTHER else None
+
+
+def type_number(recorded: str | None) -> int | None:
+    """The type whose leaves have a row each, if ``'type 2'`` or the like was recorded of a key."""
+    if recorded is None or not recorded.startswith("type "):
+        return None
+    return int(recorded.removeprefix("type "))
 
 
 def is_follower(key: str, keys: Any) -> bool:

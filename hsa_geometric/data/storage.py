@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_geometric.data.storage import GlobalStorage
 from torch_geometric.utils import is_sparse
 
-from hsa_geometric.data.rows import Rows, count_rows, is_follower, rows_by_name
+from hsa_geometric.data.rows import Rows, count_rows, is_follower, rows_by_name, type_number
 
 
 class HierarchyStorage(GlobalStorage):  # type: ignore[misc]
@@ -19,7 +19,8 @@ class HierarchyStorage(GlobalStorage):  # type: ignore[misc]
     PyG asks the store, not the data object, how many nodes there are and which keys have a row for
     each node or edge. It guesses from names and sizes; here a **record** comes first, of what was
     passed to a builder: ``'leaf'`` or ``'sample'``, or ``'either'`` where one row is both, as in a
-    tree of one leaf. It goes wherever the keys go: into copies, pickles, batches and back.
+    tree of one leaf; or ``'type 2'``, a row for each leaf whose :obj:`leaf_type` is 2. It goes
+    wherever the keys go: into copies, pickles, batches and back.
 
     What is derived from :obj:`parent` is remembered beside the mapping, never in it, so PyG neither
     collates nor moves it. It holds for one tensor in one state: another tensor under
@@ -86,6 +87,8 @@ class HierarchyStorage(GlobalStorage):  # type: ignore[misc]
             return by_name
         if recorded in ("leaf", "sample"):
             return "leaf" if recorded == "leaf" else "sample"
+        if type_number(recorded) is not None:
+            return "typed"
         if recorded is None and is_follower(key, self._mapping):
             return "other"
         value = self[key]
@@ -155,8 +158,8 @@ class HierarchyStorage(GlobalStorage):  # type: ignore[misc]
 
         Transforms do that which know nothing of it. What has as many rows as before passes at once.
         """
-        if value is None:
-            return
+        if value is None or type_number(self._recorded().get(key)) is not None:
+            return  # `validate` counts rows of types, which change after those of the leaves
         recorded, by_name = self._recorded().get(key), rows_by_name(key)
         if key == "num_nodes":
             before, after = old, value

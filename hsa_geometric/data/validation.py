@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hsa_geometric.data.rows import count_rows, rows_by_name
+from hsa_geometric.data.rows import count_rows, rows_by_name, type_number
 
 if TYPE_CHECKING:
     from hsa_geometric.data.hierarchy import Hierarchy
@@ -35,6 +35,10 @@ def check_contents(h: Hierarchy) -> None:
         elif kind == "edge" and isinstance(value, Tensor):
             edges = h.num_edges if h._store._has_edges() else 0
             _check_rows(key, count_rows(value), edges, "edge")
+        number = type_number(record.get(key))
+        if number is not None:
+            rows_of_type = int(h.leaves_of_type(key).sum())
+            _check_rows(key, count_rows(value), rows_of_type, f"leaf of type {number}")
     num_nodes = h._store.get("num_nodes")
     if num_nodes is not None and (not isinstance(num_nodes, int) or num_nodes != tree.num_leaves):
         raise ValueError(
@@ -50,7 +54,7 @@ def _check_rows(key: str, rows: int | None, expected: int, what: str) -> None:
     if rows is None:
         raise ValueError(f"Expected '{key}' to have a row for each {what} (got 0 dimensions)")
     if rows != expected:
-        plural = {"leaf": "leaves"}.get(what, f"{what}s")
+        plural = what.replace("leaf", "leaves") if what.startswith("leaf") else f"{what}s"
         raise ValueError(
             f"Expected '{key}' to have one row for each of the {expected} {plural} (got {rows} "
             f"rows)"

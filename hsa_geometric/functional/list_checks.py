@@ -53,10 +53,11 @@ def as_lists(
     if key_tree is None:
         if not (_is(tree, lists.query_tree, q) or _is(tree, lists.key_tree, q)):
             raise ValueError("Expected 'lists' to be of 'tree' (got those of other trees)")
-        one, other = lists.query_tree.num_leaves, lists.key_tree.num_leaves
-        if one != other:
+        queries, keys = lists.query_tree.num_leaves, lists.key_tree.num_leaves
+        if queries != keys:
             raise ValueError(
-                f"Expected 'key_tree' beside 'lists' of {one} queries and {other} keys (got None)"
+                f"Expected 'key_tree' beside 'lists' of {queries} queries and {keys} keys "
+                f"(got None)"
             )
         _check_same_leaves(lists)
         return lists

@@ -28,7 +28,8 @@ def descend(
     """
     one, other = Side.of(query_tree), Side.of(key_tree)
     query = key = torch.arange(query_tree.num_trees, device=query_tree.device)
-    opened, hidden = [], [query.new_empty(2, 0)]
+    opened: list[Tensor] = []
+    hidden = [query.new_empty(2, 0)]
     while query.numel():
         take = choose(query, key) if opened else torch.ones_like(query, dtype=torch.bool)
         take = take & ~(one.is_leaf[query] & other.is_leaf[key])

@@ -70,6 +70,10 @@ def permute_leaves(h: Hierarchy, perm: Tensor | Sequence[int]) -> Hierarchy:
     for key in h.keys():  # noqa: SIM118 (of PyG's Data, not of a dict)
         if h.is_node_attr(key):
             out[key] = take_leaf_rows(h, key, perm)
+        elif h.rows_of(key) == "typed":
+            of_type = h.leaves_of_type(key)
+            rows = of_type.cumsum(0) - 1
+            out[key] = h[key][rows[perm][of_type[perm]]]
         elif key in ("edge_index", "face"):
             out[key] = inverse[h[key]]
     return out

@@ -5,6 +5,7 @@ from hsa_geometric.transforms.grids import GridHierarchy
 from hsa_geometric.transforms.linkage import LinkageHierarchy
 from hsa_geometric.transforms.mesh import MeshHierarchy
 from hsa_geometric.transforms.molecules import MoleculeHierarchy
+from hsa_geometric.transforms.nested_signal import NestedSignalHierarchy
 from hsa_geometric.transforms.points import PointHierarchy
 from hsa_geometric.transforms.sequences import (
     MarkdownHierarchy,
@@ -20,6 +21,7 @@ __all__ = [
     "MarkdownHierarchy",
     "MeshHierarchy",
     "MoleculeHierarchy",
+    "NestedSignalHierarchy",
     "PointHierarchy",
     "SequenceHierarchy",
     "TextHierarchy",

@@ -2,7 +2,7 @@
 
 ``python tests/kernels/sanitize.py address`` compiles it with AddressSanitizer and
 UndefinedBehaviorSanitizer, or ``thread`` with ThreadSanitizer, and calls it over the zoo of trees
-with all options, on several threads, and on both ways.
+with all options, on several threads, on both ways, and along interaction lists.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import tempfile
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 KINDS = {
@@ -53,7 +54,7 @@ def calls() -> int:
 
     from hsa_geometric import TreeIndex
     from hsa_geometric.functional import hierarchical_attention
-    from hsa_geometric.kernels.cpu import walk
+    from hsa_geometric.kernels.cpu import lists, walk
     from hsa_geometric.native import INSTRUCTIONS, library, why_not
     from hsa_geometric.testing import (
         ZOO,
@@ -61,6 +62,7 @@ def calls() -> int:
         balanced,
         caterpillar,
         forest,
+        random_lists,
         random_parent,
         star,
         zoo,
@@ -70,7 +72,7 @@ def calls() -> int:
     assert lib is not None, why_not()
     torch.set_num_threads(1)  # of PyTorch's own threads ThreadSanitizer knows nothing
     threads = 1
-    walk.Walk.threads = lambda *_: threads
+    walk.Walk.threads = lists.Blocks.threads = lambda *_: threads
     trees = [zoo(name) for name in ZOO]
     # Around the widths of vectors and tiles; families for all threads; subtrees of many tasks.
     trees += [star(n) for n in (3, 4, 5, 8, 9, 16, 17, 63, 64, 65, 130, 700)]
@@ -107,12 +109,35 @@ def calls() -> int:
                 "tree": tree, "self_loop": turn % 2 == 0, "dropout_p": (0.0, 0.3)[turn // 2 % 2],
                 "training": True, "return_evidence": True, "backend": "cpu",
             }  # fmt: skip
+            if number % 3 == 0:  # nodes of the tree and of another meet at random
+                other = partner(tree, trees, turn)
+                arguments["lists"] = random_lists(
+                    tree, other, opened=turn % 4 / 3, hidden=turn % 2 * 0.2, itself=other is tree,
+                    seed=turn,
+                )  # fmt: skip
+                if other is not tree:
+                    theirs = attention_inputs(
+                        other, heads=heads, channels=channels, value_channels=values,
+                        dtype=learned[0].dtype, **option,
+                    )  # fmt: skip
+                    for name in set(theirs) & {"k", "v", "pos_k"}:
+                        inputs[name] = theirs[name]
+                    if "mass" in theirs:
+                        arguments["key_mass"] = theirs["mass"]
+                    arguments |= {"key_tree": other, "self_loop": True}
+                    learned = [x.requires_grad_() for n, x in inputs.items() if n != "mass"]
             with torch.no_grad():
                 hierarchical_attention(**inputs, **arguments)
             out, evidence = hierarchical_attention(**inputs, **arguments)
             loss = out.float().sum() + evidence[evidence.isfinite()].sum().float()
-            torch.autograd.grad(loss, learned)
+            torch.autograd.grad(loss, learned, allow_unused=True)
     return number
+
+
+def partner(tree: Any, trees: list[Any], turn: int) -> Any:
+    """A tree of the list, or the same, for its nodes to meet."""
+    alike = [x for x in trees if x.num_trees == tree.num_trees and x.num_nodes < 1000]
+    return tree if turn % 2 else alike[turn % len(alike)] if alike else tree
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.transforms import Compose
 
 import hsa_geometric.transforms
-from hsa_geometric import Hierarchy, from_parent
+from hsa_geometric import Hierarchy, NestedSignal, TextLeaves, from_parent
 from hsa_geometric.functional import hierarchical_attention
 from hsa_geometric.testing import assert_isolated
 from hsa_geometric.transforms import (
@@ -17,6 +17,7 @@ from hsa_geometric.transforms import (
     MarkdownHierarchy,
     MeshHierarchy,
     MoleculeHierarchy,
+    NestedSignalHierarchy,
     PointHierarchy,
     SequenceHierarchy,
     TextHierarchy,
@@ -32,6 +33,7 @@ OF_SAMPLES = [
     SequenceHierarchy(branching=2),
     TextHierarchy(),
     MarkdownHierarchy(),
+    NestedSignalHierarchy(NestedSignal({"word": TextLeaves({"Go": 1}, unknown=0)}), attr="text"),
 ]
 every = pytest.mark.parametrize("transform", OF_BATCHES + OF_SAMPLES, ids=repr)
 
@@ -68,8 +70,12 @@ def test_all_is_carried_and_the_given_data_stays_as_it_is(transform):
     before = dict(data.to_dict())
     h = Compose([transform])(data)
     assert isinstance(h, Hierarchy) and h.validate() and h.num_trees == 1
-    assert list(h.to_dict())[: len(before) + 1] == ["parent", *before]
-    assert all(h[key] is value for key, value in before.items())
+    gone = (
+        transform.attr if isinstance(transform, NestedSignalHierarchy) else None
+    )  # it is the tree
+    kept = {key: value for key, value in before.items() if key != gone}
+    assert list(h.to_dict())[: len(kept) + 1] == ["parent", *kept]
+    assert all(h[key] is value for key, value in kept.items())
     assert data.to_dict() == before and type(data) is Data
 
 

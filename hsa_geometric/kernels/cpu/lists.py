@@ -16,7 +16,7 @@ from .call import NO_ROWS, NOTHING, address, beside, like, node_values, pack, ro
 from .walk import Walk, masses
 
 # What follows two calls in ``ListsCall`` of ``native/src/call.h``.
-MORE = Struct("=9q")
+MORE = Struct("=10q")
 # Threads that may share a head on the way back: each has sums of all keys' gradients of its own.
 MOST_PARTS = 4
 # Rows of numbers are padded to whole vectors, of 16 numbers at most.
@@ -89,8 +89,9 @@ class Sides(NamedTuple):
     heads: int
     width: int
     values: int
-    keys: int  # numbers of all keys in a part, and of all values
-    key_values: int
+    row: int  # numbers of a key in all heads, and of a value
+    value_row: int
+    direct: bool  # whether rows of k and v are read where they are
 
     @classmethod
     def of(cls, call: Call) -> Sides:
@@ -101,7 +102,11 @@ class Sides(NamedTuple):
         query_tree, key_tree = lists.query_tree, lists.key_tree
         families = query_tree.num_nodes - query_tree.num_leaves + query_tree.num_trees
         positions = 0 if call.pos_k is None else call.pos_k.shape[2]
-        each = heads * (key_tree.num_nodes + 1)
+        direct = (
+            call.mass_of_keys is None and call.pos_k is None
+            and call.k.dtype == call.v.dtype == accumulator(call.q.dtype)
+            and width % VECTOR == 0 and values % VECTOR == 0
+        )  # fmt: skip
         return cls(
             call._replace(q=beside(call.q), tree=query_tree),
             call._replace(
@@ -109,8 +114,14 @@ class Sides(NamedTuple):
                 temperature=None, bias=None, mass=call.mass_of_keys, tree=key_tree,
             ),
             Blocks.of(lists), query_tree.num_nodes, families * heads, heads, width, values,
-            each * _padded(width + positions), each * _padded(values),
+            heads * _padded(width + positions), heads * _padded(values), direct,
         )  # fmt: skip
+
+    @property
+    def rows(self) -> int:
+        """How many rows the key tree has: of families, or of all nodes; and one for nobody."""
+        tree = self.key.tree
+        return (Walk.of(tree).families if self.direct else tree.num_nodes) + 1
 
     def parts(self) -> int:
         """How many threads share a head on the way back."""
@@ -124,8 +135,6 @@ def _run(
     dtype: torch.dtype,
     query: tuple[list[tuple[int, int, int]], list[Tensor | None], tuple[int, ...], bool],
     key: tuple[list[tuple[int, int, int]], list[Tensor | None]],
-    packed_keys: Tensor,
-    d_keys: Tensor | None,
     parts: int,
 ) -> None:
     """Call the kernel; the order of everything here is that of ``call.h``."""
@@ -135,17 +144,23 @@ def _run(
     ):  # fmt: skip
         mass, given = masses(call.mass, call.tree, dtype), node_values(call, dtype)
         calls.append((call, Walk.of(call.tree), mass, given, leaves, learned, addresses, save))
-    blocks, size = sides.blocks, packed_keys.element_size()
-    lists = sides.query.lists
+    blocks, lists = sides.blocks, sides.query.lists
     assert lists is not None
-    more = MORE.pack(
+    # Rows of keys and values, and what they get: of all parts but the first every node has a row.
+    more = sides.rows + (parts - 1) * (sides.key.tree.num_nodes + 1) if parts else 0
+    tensors = [
+        torch.empty(number, dtype=dtype)
+        for number in (
+            sides.rows * sides.row, sides.rows * sides.value_row,
+            more * sides.row, more * sides.value_row,
+        )
+    ]  # fmt: skip
+    rest = MORE.pack(
         blocks.packed.data_ptr(), blocks.masks.data_ptr(), blocks.groups,
-        packed_keys.data_ptr(), packed_keys.data_ptr() + sides.keys * size,
-        address(d_keys), address(d_keys) + parts * sides.keys * size,
-        parts, lists.of_one_tree,
+        *(x.data_ptr() for x in tensors), parts, lists.of_one_tree, sides.direct,
     )  # fmt: skip
     threads = blocks.threads(sides.heads, 2 * sides.width + sides.values)
-    packed = b"".join(pack(*x, threads=threads) for x in calls) + more
+    packed = b"".join(pack(*x, threads=threads) for x in calls) + rest
     run(getattr(kernel(), function), packed)
 
 
@@ -162,9 +177,8 @@ def forward(call: Call, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
     inner, scalars = saved[1:] or (
         torch.empty(per * (width + values), dtype=dtype), torch.empty(2 * per, dtype=dtype)
     )  # fmt: skip
-    # What nobody needs afterwards: Z, W, parts of I of large families, and keys and values.
+    # What nobody needs afterwards: Z, W and parts of I of large families.
     own = torch.empty(per * (values + 1) + blocks.most * heads, dtype=dtype)
-    keys = torch.empty(sides.keys + sides.key_values, dtype=dtype)
     size = own.element_size()
     at_means, at_i, at_z = inner.data_ptr(), scalars.data_ptr(), own.data_ptr()
     at_u, at_g, at_w = at_means + per * width * size, at_i + per * size, at_z + per * values * size
@@ -178,7 +192,7 @@ def forward(call: Call, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
     key_leaves = [NO_ROWS, rows(sides.key.k), rows(v), *[NO_ROWS] * 6]
     _run(
         "hsa_lists_forward", sides, dtype, (leaves, NOTHING, addresses, save),
-        (key_leaves, NOTHING), keys, None, 1,
+        (key_leaves, NOTHING), 0,
     )  # fmt: skip
     return out, evidence, saved
 
@@ -214,11 +228,9 @@ def backward(
     learned = [None if x is None else torch.zeros(x.shape, dtype=dtype) for x in given]
 
     leaf, inner, scalars = saved
-    # Sums of gradients by family, gradients of means, W and I by family, two scalars by node; keys
-    # and values; and what they get.
+    # Sums of gradients by family, gradients of means, W and I by family, and two scalars by
+    # node.
     own = torch.empty(per * (values + width + 2) + 2 * nodes * heads, dtype=dtype)
-    keys = torch.empty(sides.keys + sides.key_values, dtype=dtype)
-    d_keys = torch.empty(parts * keys.numel(), dtype=dtype)
     size = own.element_size()
     at_means, at_i, at_sums = inner.data_ptr(), scalars.data_ptr(), own.data_ptr()
     at_g, at_z = at_i + per * size, at_sums + per * values * size
@@ -234,6 +246,6 @@ def backward(
     key_leaves = [NO_ROWS, rows(k), rows(v), *[NO_ROWS] * 4, rows(dk), rows(dv)]
     _run(
         "hsa_lists_backward", sides, dtype, (leaves, learned, addresses, True),
-        (key_leaves, [None, learned[1], None, None]), keys, d_keys, parts,
+        (key_leaves, [None, learned[1], None, None]), parts,
     )  # fmt: skip
     return [dq, dk, dv, *like(learned, given)]

@@ -54,11 +54,14 @@ def attention_matrix(call: Call) -> tuple[Tensor, Tensor]:
             return torch.zeros_like(x[0])
         return torch.einsum("n,nhd->hd", weight[rows] / weight[rows].sum(), x[rows])
 
+    q_mean = [mean(q, m_q, rows) for rows in query.rows]
+    k_mean = [mean(k, m_k, rows) for rows in key.rows]
+
     def is_own(a: int, b: int) -> bool:
         return lists.of_one_tree and a == b and not query.children[a]
 
     def logit(a: int, b: int) -> Tensor:
-        s = call.scale * (mean(q, m_q, query.rows[a]) * mean(k, m_k, key.rows[b])).sum(-1)
+        s = call.scale * (q_mean[a] * k_mean[b]).sum(-1)
         if call.pos_q is not None and call.pos_k is not None:
             s = s + (call.pos_q[a].to(dtype) * call.pos_k[b].to(dtype)).sum(-1)
         if call.temperature is not None:
@@ -83,36 +86,35 @@ def attention_matrix(call: Call) -> tuple[Tensor, Tensor]:
     ]
     logits = [[logit(a, b) for b in below] for a, below in enumerate(seen)]
 
-    # Upward. E is what the children find, None where that is minus infinity; as F and S.
-    e: dict[int, Tensor | None] = {}
-    f: dict[int, Tensor | None] = {}
+    # Upward. E is what the children find. E and F are not there where they are minus infinity.
+    e: dict[int, Tensor] = {}
+    f: dict[int, Tensor] = {}
     for a in reversed(query.top_down):
         below = [c for c in query.children[a] if mass_q[c] > 0]
-        terms = [(mass_q[c] / mass_q[a], f[c]) for c in below]
-        lost = not terms or any(x is None for _, x in terms)
-        e[a] = None if lost else sum(w * x for w, x in terms if x is not None)  # type: ignore[misc]
-        z = logits[a] if e[a] is None else [*logits[a], e[a]]
-        f[a] = torch.stack(z, -1).logsumexp(-1) if z else None  # type: ignore[arg-type]
+        if below and all(c in f for c in below):
+            e[a] = torch.stack([mass_q[c] / mass_q[a] * f[c] for c in below]).sum(0)
+        z = [*logits[a], e[a]] if a in e else logits[a]
+        if z:
+            f[a] = torch.stack(z, -1).logsumexp(-1)
 
-    # Downward: what is left for the children, and the blocks of Θ.
-    theta = torch.zeros(heads, q.shape[0], k.shape[0]).to(q)
+    # Downward: what is left for the children, and the weights that all rows below a node share.
     reach = {a: torch.ones(heads).to(q) for a in query.roots}
+    row = {a: torch.zeros(heads, k.shape[0]).to(q) for a in query.roots}
     for a in query.top_down:
         keep = torch.zeros(heads).to(q) if logits[a] else torch.ones(heads).to(q)
-        if logits[a] and e[a] is not None:
-            keep = (e[a] - f[a]).exp()  # type: ignore[operator]
+        if logits[a] and a in e:
+            keep = (e[a] - f[a]).exp()
+        if logits[a]:
+            share = reach[a] * (1 - keep) * torch.stack(logits[a]).softmax(0)
+            blocks = [
+                (share[i] * kept(a, b) / mass_k[b]).unsqueeze(-1) * m_k[key.rows[b]]
+                for i, b in enumerate(seen[a])
+            ]
+            own = torch.zeros_like(row[a])
+            own[:, [j for b in seen[a] for j in key.rows[b]]] = torch.cat(blocks, -1)
+            row[a] = row[a] + own
         for c in query.children[a]:
-            reach[c] = reach[a] * keep
-        if not logits[a]:
-            continue
-        total = torch.stack(logits[a], -1).logsumexp(-1)
-        i = torch.tensor(query.rows[a]).unsqueeze(1)
-        for b, s in zip(seen[a], logits[a], strict=True):
-            weight = reach[a] * (1 - keep) * (s - total).exp() * kept(a, b) / mass_k[b]
-            block = torch.zeros_like(theta)
-            block[:, i, torch.tensor(key.rows[b])] = (
-                (weight.unsqueeze(-1) * m_k[key.rows[b]]).unsqueeze(1).expand(-1, len(i), -1)
-            )
-            theta = theta + block
+            reach[c], row[c] = reach[a] * keep, row[a]
+    theta = torch.stack([row[a] for a in query.leaves], 1)
     nothing = torch.full((heads,), -INF).to(q)
-    return theta, torch.stack([nothing if f[r] is None else f[r] for r in query.roots])  # type: ignore[misc]
+    return theta, torch.stack([f.get(root, nothing) for root in query.roots])

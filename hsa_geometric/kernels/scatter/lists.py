@@ -103,7 +103,7 @@ def _blocks(nodes: Nodes, call: Call, lists: InteractionLists) -> tuple[Tensor, 
     """S ``[T, H]`` and M ``[T, H, Dv]``: −∞ and 0 where there is nobody."""
     cuts = _cuts(lists, _at_once(nodes))
     if len(cuts) == 2:
-        return _softmax(nodes, *cuts, lists.blocks, call, lists)
+        return _softmax(nodes, cuts[0], cuts[1], lists.blocks, call, lists)
     ends, found = lists.once("ends", lists.ptr.tolist), []
     for lo, hi in pairwise(cuts):
         part = lists.blocks[:, ends[lo] : ends[hi]]

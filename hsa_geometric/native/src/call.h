@@ -37,9 +37,10 @@ struct ListsCall {
     int32_t* blocks;                // see blocks.h
     const uint64_t* masks;
     int64_t groups;
-    void *keys, *values;            // [H, T + 1, channels] of the key tree by position, channels padded to vectors
-    void *d_keys, *d_values;        // [parts, H, T + 1, channels]
+    void *keys, *values;            // rows of the key tree, see lists.h
+    void *d_keys, *d_values;        // what they get
     int64_t parts;                  // how many threads may share a head on the way back
     int64_t same;                   // whether both trees are one
+    int64_t direct;                 // whether leaves' rows are read where they are: whole vectors, of the right dtype
     void ready() { query.ready(), key.ready(); }
 };

@@ -1,6 +1,6 @@
 // Attention by interaction lists: a query tree and a key tree, which may be one.
 //
-//     pack    means of k and v over each subtree of the key tree, in rows by position
+//     pack    means of k and v over each subtree of the key tree
 //     up      families of the query tree in post-order: means of q; logits of the blocks; S, g and
 //             U = (1 - g) M, where g = sigmoid(I - S) and I is the sum of w F over the children
 //     down    the same families backwards: out = Z + W U, as among siblings (attention.h)
@@ -25,69 +25,89 @@ template <class A> struct Lists {
     const Blocks blocks;
     const Attention<A> q, k;  // where things are, of both trees
     const int H, D, V, P, E, EP, VP;
-    const int64_t next_keys, next_values;  // numbers from head to head; the last row of each is for nobody
+    const int64_t nobody;     // the row of nobody, behind all others
 
     explicit Lists(const ListsCall& l)
         : l(l), c(l.query), blocks(l.blocks, l.query.families, l.key.families, l.groups), q(l.query, l.query.D), k(l.key, l.key.D),
-          H(q.H), D(q.D), V(q.V), P(q.P), E(q.E), EP(q.EP), VP(q.VP), next_keys((l.key.T + 1) * EP), next_values((l.key.T + 1) * VP) {}
-
-    A* key(int h, int64_t position) const { return (A*)l.keys + h * next_keys + position * EP; }
-    A* value(int h, int64_t position) const { return (A*)l.values + h * next_values + position * VP; }
-    A* d_key(int part, int h, int64_t position) const { return (A*)l.d_keys + ((int64_t)part * H + h) * next_keys + position * EP; }
-    A* d_value(int part, int h, int64_t position) const { return (A*)l.d_values + ((int64_t)part * H + h) * next_values + position * VP; }
+          H(q.H), D(q.D), V(q.V), P(q.P), E(q.E), EP(q.EP), VP(q.VP), nobody(l.direct ? l.key.families : l.key.T) {}
 
     // --- the key tree ------------------------------------------------------------------------------
 
-    // Rows of a family's leaves, and the means of all its members.
+    // Rows of the key tree [rows, H, wide]: in `direct` calls those of leaves are where they were given, and only
+    // families have one here; else all positions do.
+    A* row(void* base, const Rows& x, int64_t position, int h, int wide) const {
+        if (l.direct) {
+            const int32_t s = k.walk.source[position];
+            if (s >= 0) return (A*)k.row(x, s, h, wide);
+            position = -1 - s;
+        }
+        return at(base, position, h, wide);
+    }
+    A* at(void* base, int64_t index, int h, int wide) const { return (A*)base + (index * H + h) * wide; }
+    A* key(int64_t position, int h) const { return row(l.keys, l.key.k, position, h, EP); }
+    A* value(int64_t position, int h) const { return row(l.values, l.key.v, position, h, VP); }
+    // What keys and values get in a part; all but the first have a row for all positions. T is nobody's.
+    A* given(void* base, const Rows& x, int part, int64_t position, int h, int wide) const {
+        if (part == 0) return position == l.key.T ? at(base, nobody, h, wide) : row(base, x, position, h, wide);
+        return at(base, nobody + 1 + (part - 1) * (l.key.T + 1) + position, h, wide);
+    }
+    A* d_key(int part, int64_t position, int h) const { return given(l.d_keys, l.key.dk, part, position, h, EP); }
+    A* d_value(int part, int64_t position, int h) const { return given(l.d_values, l.key.dv, part, position, h, VP); }
+
+    // Whether the family is a root that is a leaf, and has no other row.
+    bool lone(int p) const { return blocks.place[p] == k.walk.first[p]; }
+
+    // Means of a family; rows of its leaves where they are not taken as they are.
     void pack(int p, int h) const {
         const Family m = k.family(p);
-        const bool root = blocks.place[p] == m.first;  // a leaf
-        auto fill = [&](const Rows& x, int n, int wide, A* row, A* sum) {
-            if (!root) std::fill(sum, sum + wide, A(0));
-            for (int j = 0; j < m.size; j++, row += wide) {
-                const int32_t s = m.source[j];
-                if (s >= 0) {
-                    std::fill(row + n, row + wide, A(0));
-                    if (k.seen(m, j)) read(row, k.row(x, s, h, n), (int)x.dtype, n);
-                    else std::fill(row, row + n, A(0));
-                }
-                const A w = k.weight(m)[j];
-                for (int d = 0; !root && d < n; d++) sum[d] += w * row[d];
+        auto read_rows = [&](const Rows& x, int n, int wide, bool keys) {
+            for (int j = 0; j < m.size; j++) {
+                if (m.source[j] < 0) continue;
+                A* row = keys ? key(m.first + j, h) : value(m.first + j, h);
+                std::fill(row, row + wide, A(0));
+                if (k.seen(m, j)) read(row, k.row(x, m.source[j], h, n), (int)x.dtype, n);
             }
         };
-        auto positions = [&](int64_t at) {
-            for (int e = 0; e < P; e++) key(h, at)[D + e] = ((const A*)l.key.pos_k)[(l.key.order[at] * H + h) * P + e];
+        if (!l.direct) read_rows(l.key.k, D, EP, true), read_rows(l.key.v, V, VP, false);
+        const A* w = k.weight(m);
+        auto sum = [&](int wide, bool keys) {
+            A* to = keys ? key(blocks.place[p], h) : value(blocks.place[p], h);
+            for (int d = 0; d < wide; d += LANES<A>) {
+                vec<A> total{};
+                for (int j = 0; j < m.size; j++) total += load((keys ? key(m.first + j, h) : value(m.first + j, h)) + d) * w[j];
+                store(to + d, total);
+            }
         };
-        fill(l.key.k, D, EP, key(h, m.first), key(h, blocks.place[p]));
-        fill(l.key.v, V, VP, value(h, m.first), value(h, blocks.place[p]));
-        for (int j = 0; j < m.size; j++)
+        if (!lone(p)) sum(EP, true), sum(VP, false);
+        auto positions = [&](int64_t position) {
+            for (int e = 0; e < P; e++) key(position, h)[D + e] = ((const A*)l.key.pos_k)[(l.key.order[position] * H + h) * P + e];
+        };
+        for (int j = 0; P && j < m.size; j++)
             if (m.source[j] >= 0) positions(m.first + j);
-        if (!root) positions(blocks.place[p]);
+        if (!lone(p)) positions(blocks.place[p]);
     }
 
     // Gradients of keys and values of members j0 ... j1: what blocks gave, and their parent's.
     void unpack(int p, int h, int j0, int j1) const {
         const Family m = k.family(p);
-        const bool root = blocks.place[p] == m.first;  // a leaf
         const A by_k = q.scaled() ? (A)(1 / LOG2E) : (A)c.scale;  // what q has in it or not
         for (int j = j0; j < j1; j++) {
-            const int64_t at = m.first + j;
+            const int64_t position = m.first + j;
             const int32_t s = m.source[j];
-            const A w = k.weight(m)[j];
-            A *dk = d_key(0, h, at), *dv = d_value(0, h, at);
+            A *dk = d_key(0, position, h), *dv = d_value(0, position, h);
             for (int part = 1; part < l.parts; part++) {
-                const A *more = d_key(part, h, at), *others = d_value(part, h, at);
+                const A *more = d_key(part, position, h), *others = d_value(part, position, h);
                 for (int e = 0; e < E; e++) dk[e] += more[e];
                 for (int e = 0; e < V; e++) dv[e] += others[e];
             }
             for (int e = 0; e < E; e++) dk[e] *= by_k;
             for (int e = 0; e < P; e++) ((A*)l.key.d_pos_k)[(k.id(m, j) * H + h) * P + e] = dk[D + e];
-            if (!root) {
-                const A *zk = d_key(0, h, blocks.place[p]), *zv = d_value(0, h, blocks.place[p]);
+            if (!lone(p)) {
+                const A w = k.weight(m)[j], *zk = d_key(0, blocks.place[p], h), *zv = d_value(0, blocks.place[p], h);
                 for (int e = 0; e < D; e++) dk[e] += w * zk[e];
                 for (int e = 0; e < V; e++) dv[e] += w * zv[e];
             }
-            if (s < 0) continue;
+            if (s < 0 || l.direct) continue;
             if (!k.seen(m, j)) std::fill(dk, dk + D, A(0)), std::fill(dv, dv + V, A(0));
             write(k.out_row(l.key.dk, s, h, D), dk, (int)l.key.dk.dtype, D);
             write(k.out_row(l.key.dv, s, h, V), dv, (int)l.key.dv.dtype, V);
@@ -110,7 +130,7 @@ template <class A> struct Lists {
         t.run = blocks.run + 3 * (int64_t)blocks.run_ptr[group], t.end = blocks.run + 3 * (int64_t)blocks.run_ptr[group + 1];
         return t;
     }
-    bool next(Tile& t, int h, int part, bool back) const {
+    bool next(Tile& t, int h, int n, const Scratch<A>& w, int part, bool back) const {
         t.n = 0, t.masked = false;
         for (; t.run < t.end && t.n < TILE; t.done = 0, t.run += 3) {
             const int take = std::min(t.run[1] - t.done, TILE - t.n);
@@ -123,9 +143,17 @@ template <class A> struct Lists {
             if (t.done < t.run[1]) break;
         }
         for (int j = 0; j < t.n + 8; j++) {
-            const int64_t at = j < t.n ? t.position[j] : l.key.T;
-            t.key[j] = key(h, at), t.value[j] = value(h, at);
-            if (back) t.d_key[j] = d_key(part, h, at), t.d_value[j] = d_value(part, h, at);
+            const bool is = j < t.n;
+            t.key[j] = is ? key(t.position[j], h) : at(l.keys, nobody, h, EP);
+            t.value[j] = is ? value(t.position[j], h) : at(l.values, nobody, h, VP);
+            if (!back) continue;
+            const int64_t position = is ? t.position[j] : l.key.T;
+            t.d_key[j] = d_key(part, position, h), t.d_value[j] = d_value(part, position, h);
+        }
+        // Many members, which have the tile to one head, read them again and again: side by side.
+        for (int j = 0; n >= TILE / 2 && j < t.n; j++) {
+            t.key[j] = (A*)std::memcpy(w.k + j * EP, t.key[j], EP * sizeof(A));
+            t.value[j] = (A*)std::memcpy(w.v + j * VP, t.value[j], VP * sizeof(A));
         }
         return t.n > 0;
     }
@@ -141,7 +169,7 @@ template <class A> struct Lists {
         const A* lm = (const A*)l.key.log_mass;
         const A by = q.scaled() ? A(1) : q.scale;
         for (int a = 0; a < hs.count; a++)
-            head_dots(w.s + a * hs.group, w.qt + a * hs.group, Spread<A>{t.key, a * next_keys}, hs.ld, hs.group, t.n, E);
+            head_dots(w.s + a * hs.group, w.qt + a * hs.group, Spread<A>{t.key, (int64_t)a * EP}, hs.ld, hs.group, t.n, E);
         uvec<A> bit;
         for (int i = 0; i < L; i++) bit[i] = (typename Types<A>::integer)1 << i % lanes;
         for (int j = 0; j < t.n; j++) {
@@ -212,7 +240,7 @@ template <class A> struct Lists {
         biases(m, hs, i0, n, bias);
         for (int i = 0; i < ld; i += L) store(top + i, splat(-INF<A>)), store(total + i, vec<A>{});
         bool more = false;
-        for (Tile t = tile(group); next(t, hs.first, 0, false); more = true) {
+        for (Tile t = tile(group); next(t, hs.first, n, w, 0, false); more = true) {
             logits(m, hs, w, i0, n, t, bias);
             if (c.dropout > 0) dropout(m, hs, i0, n, t, w.drop);
             for (int i = 0; i < ld; i += L) {
@@ -235,7 +263,7 @@ template <class A> struct Lists {
                 A* acc = w.acc + a * hs.apart * VP;
                 for (int i = 0; more && i < n; i++)
                     for (int d = 0; d < VP; d += L) store(acc + i * VP + d, load(acc + i * VP + d) * fix[a * hs.group + i]);
-                all_combine(Even<A>{acc, VP}, n, w.s + a * hs.group, 1, ld, t.n, Spread<A>{t.value, a * next_values}, VP, more);
+                all_combine(Even<A>{acc, VP}, n, w.s + a * hs.group, 1, ld, t.n, Spread<A>{t.value, (int64_t)a * VP}, VP, more);
             }
         }
         // In each lane: S, I, g = sigmoid(I - S) and F = logaddexp(I, S).
@@ -366,9 +394,9 @@ template <class A> struct Lists {
             transpose(w.gt + a * hs.group, ld, G, VP, n, V);
             std::fill(w.dq + a * hs.apart * EP, w.dq + (a * hs.apart + n) * EP, A(0));
         }
-        for (Tile t = tile(group); next(t, hs.first, part, true);) {
+        for (Tile t = tile(group); next(t, hs.first, n, w, part, true);) {
             for (int a = 0; a < hs.count; a++)
-                head_dots(w.x + a * hs.group, w.gt + a * hs.group, Spread<A>{t.value, a * next_values}, ld, hs.group, t.n, V);
+                head_dots(w.x + a * hs.group, w.gt + a * hs.group, Spread<A>{t.value, (int64_t)a * VP}, ld, hs.group, t.n, V);
             logits(m, hs, w, i0, n, t, bias);
             if (c.dropout > 0) dropout(m, hs, i0, n, t, w.drop);
             for (int i = 0; i < ld; i += L) {
@@ -389,9 +417,9 @@ template <class A> struct Lists {
             for (int a = 0; a < hs.count; a++) {
                 const int at = a * hs.group;
                 const Even<A> rows{w.q + a * hs.apart * EP, EP}, G{w.g + a * hs.apart * VP, VP}, dq{w.dq + a * hs.apart * EP, EP};
-                all_combine(Spread<A>{t.d_value, a * next_values}, t.n, w.s + at, ld, 1, n, G, VP, true);
-                all_combine(Spread<A>{t.d_key, a * next_keys}, t.n, w.x + at, ld, 1, n, rows, EP, true);
-                all_combine(dq, n, w.x + at, 1, ld, t.n, Spread<A>{t.key, a * next_keys}, EP, true);
+                all_combine(Spread<A>{t.d_value, (int64_t)a * VP}, t.n, w.s + at, ld, 1, n, G, VP, true);
+                all_combine(Spread<A>{t.d_key, (int64_t)a * EP}, t.n, w.x + at, ld, 1, n, rows, EP, true);
+                all_combine(dq, n, w.x + at, 1, ld, t.n, Spread<A>{t.key, (int64_t)a * EP}, EP, true);
             }
         }
         for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
@@ -488,10 +516,10 @@ template <class A> struct Lists {
         // Heads h0 ... h1 are this member's, and those of the others that have other rows for what keys get.
         const int shares = std::min(H, team.size), parts = std::min((int)l.parts, team.size / shares);
         const int part = member / shares, h0 = H * (member % shares) / shares, h1 = H * (member % shares + 1) / shares;
-        for (int each = part; each < l.parts; each += parts)
-            for (int h = h0; part < parts && h < h1; h++) {
-                std::memset(d_key(each, h, 0), 0, next_keys * sizeof(A));
-                std::memset(d_value(each, h, 0), 0, next_values * sizeof(A));
+        for (int each = part; part < parts && h0 < h1 && each < l.parts; each += parts)
+            for (int64_t i = 0; i < l.key.T; i++) {
+                std::memset(d_key(each, i, h0), 0, (h1 - h0) * EP * sizeof(A));
+                std::memset(d_value(each, i, h0), 0, (h1 - h0) * VP * sizeof(A));
             }
         team.wait();
         const int32_t* top = q.walk.tasks + 2 * c.tasks;
