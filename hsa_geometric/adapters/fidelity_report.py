@@ -31,7 +31,8 @@ class Row:
 
     Attributes:
         index: number of the layer.
-        kl, variation: ``[H]`` divergence in nats and total variation, NaN where not asked for.
+        kl, variation: ``[H]`` divergence in nats and total variation; NaN where not asked for and
+            without self-loop.
         cosine: ``[H]`` between the outputs of a head.
         error: of all heads' outputs together, relative to their size, in squares.
         logits, full: for each head, ours and those of softmax.
@@ -143,7 +144,7 @@ def run(model: nn.Module, batches: Iterable[Any], record: Any, progress: bool, d
 def recording(model: nn.Module, record: Any) -> Iterator[None]:
     """Within it replaced modules tell their rows, and attend as before the replacement."""
     sites = [site for site in sites_of(model).values() if site.setting is not None]
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     for site in sites:
         site.record = record
@@ -152,7 +153,8 @@ def recording(model: nn.Module, record: Any) -> Iterator[None]:
     finally:
         for site in sites:
             site.record = None
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def call(model: nn.Module, batch: Any) -> Any:

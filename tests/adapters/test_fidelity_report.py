@@ -46,6 +46,7 @@ def test_figures_are_those_of_the_dense_matrices():
 
 def test_a_star_differs_in_nothing_and_the_model_is_as_it_was():
     model = replace_attention(model_of("bert"), hierarchy="star").train()
+    model.encoder.layer[1].eval()
     inputs, mask = batch_of("bert")
     report = fidelity_report(model, [inputs, inputs])
     assert [row.index for row in report.rows] == [0, 1, 2]
@@ -54,6 +55,7 @@ def test_a_star_differs_in_nothing_and_the_model_is_as_it_was():
         assert row.error < 1e-9
         assert row.logits == row.full == 2 * (40**2 + 23**2 + 31**2)
     assert model.training
+    assert not model.encoder.layer[1].training
     assert all(site.record is None for site in sites_of(model).values())
     assert hidden(model, inputs, mask).isfinite().all()
 
