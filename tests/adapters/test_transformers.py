@@ -9,6 +9,7 @@ from families import TEXT, batch_of, hidden, model_of
 from torch.testing import assert_close
 from transformers import AttentionInterface, BertModel
 
+from hsa_geometric import from_sequence
 from hsa_geometric.adapters import replace_attention, restore_attention
 from hsa_geometric.adapters.replace_attention import sites_of
 from hsa_geometric.interactions import heaviest
@@ -323,6 +324,25 @@ def test_trees_and_lists_of_the_caller():
     replace_attention(model, hierarchy=parent, lists=lambda tree, q, k: 3)
     with pytest.raises(TypeError, match="return InteractionLists or None in 'encoder"):
         hidden(model, inputs, mask)
+
+
+def test_units_of_the_text_are_trees_too():
+    model = model_of("bert")
+    inputs, mask = batch_of("bert", (20, 12))
+    ends = torch.tensor([3, 9])  # full stops
+    first = torch.zeros(32, dtype=torch.bool)
+    stops = torch.isin(inputs["input_ids"][mask], ends)
+    first[1:] = stops[:-1]
+
+    def sentences(lengths):
+        return from_sequence(lengths, boundaries=[first]).tree
+
+    found = hidden(replace_attention(model, hierarchy=sentences), inputs, mask)
+    for row, length in enumerate((20, 12)):
+        part = slice(0, 20) if row == 0 else slice(20, 32)
+        tree = from_sequence(length, boundaries=[first[part]]).tree
+        alone = {"input_ids": inputs["input_ids"][row : row + 1, :length]}
+        assert_close(hidden(replace_attention(model, hierarchy=tree), alone)[0], found[part])
 
 
 def test_the_papers_own_choice_leaves_a_token_out():
