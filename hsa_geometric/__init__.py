@@ -1,6 +1,6 @@
 """Hierarchical self-attention for PyTorch Geometric."""
 
-from . import builders, data, functional, interactions, nn, report, surgery, transforms
+from . import adapters, builders, data, functional, interactions, nn, report, surgery, transforms
 from .builders import *  # noqa: F403
 from .builders import __all__ as _builders
 from .config import show_config
@@ -14,6 +14,7 @@ __all__ = [
     "Hierarchy",
     "InteractionLists",
     "TreeIndex",
+    "adapters",
     "best_hierarchy",
     "builders",
     "coarsen",
