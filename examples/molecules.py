@@ -11,7 +11,8 @@ alone, and with, in each layer,
 The tree is molecule → fragments (BRICS) → ring systems → atoms, or for cyclic peptides
 molecule → residues → ring systems → atoms.
 
-Run ``python examples/molecules.py`` for FreeSolv (minutes), or ``--data FILE`` with the usual CSV
+Run ``python examples/molecules.py`` for FreeSolv (6 minutes; the table is in
+``docs/guides/graphs.md``), or ``--data FILE`` with the usual CSV
 of `CycPeptMPDB <http://cycpeptmpdb.com>`_ (permeability, PAMPA; values below -8, too low to be
 measured well, count as -8), or of `MoleculeNet <https://moleculenet.org>`_'s lipophilicity or ESOL.
 ``--split scaffold`` holds out whole scaffolds; ``--fast`` is a first look.
