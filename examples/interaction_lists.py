@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hsa_geometric import from_points
+from hsa_geometric.builders._progress import progress_bar
 from hsa_geometric.functional import attention_matrix, hierarchical_attention
 from hsa_geometric.functional.layout import layout
 from hsa_geometric.interactions import between, heaviest, near, siblings
@@ -37,13 +38,16 @@ def gap(q: Tensor, lists: Any) -> float:
     return float(flat - found[1])
 
 
-def main(count: int = 1000, shown: int = 128, out: str | Path = FIGURE) -> dict[str, Any]:
+def main(
+    count: int = 1000, shown: int = 128, out: str | Path = FIGURE, progress: bool = True
+) -> dict[str, Any]:
     """Measures all lists, and saves the picture.
 
     Args:
         count: number of points of the curve.
         shown: number of points of the matrices.
         out: where the picture goes.
+        progress: show a progress bar.
 
     Returns:
         Logits per leaf and gap in nats of each list of a family, by ``'siblings'``, ``'near'`` and
@@ -51,14 +55,18 @@ def main(count: int = 1000, shown: int = 128, out: str | Path = FIGURE) -> dict[
     """
     pos, q = points(count)
     trees = [from_points(pos, branching=b).tree for b in (2, 3, 4, 8, 16, 32)]
-    found: dict[str, Any] = {
-        "siblings": [siblings(tree) for tree in trees],
-        "near": [near(trees[0], pos, angle=angle) for angle in ANGLES],
-        "heaviest": [
-            heaviest(trees[0], q, q, budget=b) for b in BUDGETS if b < 0.5 * count
-        ],
-    }  # fmt: skip
-    found = {name: [(x.logits_per_leaf, gap(q, x)) for x in lists] for name, lists in found.items()}
+    budgets = [b for b in BUDGETS if b < 0.5 * count]
+    wanted = [
+        *(("siblings", siblings, (tree,), {}) for tree in trees),
+        *(("near", near, (trees[0], pos), {"angle": angle}) for angle in ANGLES),
+        *(("heaviest", heaviest, (trees[0], q, q), {"budget": b}) for b in budgets),
+    ]
+    found: dict[str, Any] = {}
+    for name, make, given, options in progress_bar(
+        wanted, desc="lists", unit="list", disable=not progress
+    ):
+        lists = make(*given, **options)
+        found.setdefault(name, []).append((lists.logits_per_leaf, gap(q, lists)))
     for name, values in found.items():
         print(name, *(f"{cost:.1f}: {nats:.4f}" for cost, nats in values))
     found["picture"] = _draw(found, shown, Path(out))
