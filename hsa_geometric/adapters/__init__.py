@@ -1,12 +1,16 @@
 """Pretrained transformers on hierarchical attention: replaced, measured, chosen, distilled."""
 
-from .calibrate import Calibration, calibrate
-from .distil import distil
-from .fidelity_report import fidelity_report
+from .calibrate import Calibration, Trial, calibrate
+from .distil import Distillation, distil
+from .fidelity_report import FidelityReport, Row, fidelity_report
 from .replace_attention import replace_attention, restore_attention
 
 __all__ = [
     "Calibration",
+    "Distillation",
+    "FidelityReport",
+    "Row",
+    "Trial",
     "calibrate",
     "distil",
     "fidelity_report",

@@ -12,11 +12,11 @@ from . import _multihead, _transformers
 from ._attend import Site
 from ._setting import Setting
 
-Model = TypeVar("Model", bound=nn.Module)
+M = TypeVar("M", bound=nn.Module)
 
 
 def replace_attention(
-    model: Model,
+    model: M,
     *,
     layers: Sequence[int] | None = None,
     hierarchy: Any = 8,
@@ -24,7 +24,7 @@ def replace_attention(
     sinks: Sequence[int] | None = None,
     special_ids: Sequence[int] = (),
     self_loop: bool = True,
-) -> Model:
+) -> M:
     r"""Have a trained model attend along trees, from `"Hierarchical Self-Attention: Generalizing
     Neural Attention Mechanics to Multi-Scale Problems" <https://arxiv.org/abs/2509.15448>`_.
 
@@ -140,7 +140,7 @@ def replace_attention(
     return model
 
 
-def restore_attention(model: Model) -> Model:
+def restore_attention(model: M) -> M:
     """Set back what :func:`replace_attention` changed: outputs are equal bit for bit.
 
     A model that was not replaced is left as it is.
