@@ -16,7 +16,7 @@ from ..report._table import number, table
 from ._attend import Seen, Site
 from ._setting import Setting
 from .fidelity_report import _mean, row_of, run
-from .replace_attention import Model, replace_attention, restore_attention, sites_of
+from .replace_attention import M, replace_attention, restore_attention, sites_of
 
 WINDOWS = ((8, 32, 128), (16, 64))
 ANGLES = (None, 0.7, 0.35, 0.25, 0.18, 0.12)
@@ -53,7 +53,7 @@ class Calibration:
     chosen: list[Trial]
     sinks: tuple[int, ...] | None
 
-    def apply(self, model: Model) -> Model:
+    def apply(self, model: M) -> M:
         """Replace the attention of the model as chosen; layers that keep softmax are left."""
         for t in self.chosen:
             if t.windows is not None:
