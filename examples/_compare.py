@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hsa_geometric.builders._progress import progress_bar
 
@@ -22,6 +22,15 @@ def of_equal_size(make: Callable[[str, int], Any], variant: str, largest: str, l
     own, more, aim = (parameters(make(*of)) for of in
                       ((variant, least), (variant, least + 1), (largest, least)))  # fmt: skip
     return make(variant, least + round((aim - own) / (more - own)))
+
+
+def descend(loss: Tensor, model: nn.Module, optimizer: Any, schedule: Any) -> None:
+    """One step of training, of a gradient of length 1 at most."""
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
 
 
 def compare(

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _compare import compare, of_equal_size
+from _compare import compare, descend, of_equal_size
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -116,11 +116,7 @@ def train(model: Any, shuffles: list[list[Batch]], test: Batch, epochs: int, bar
     for epoch in range(epochs):
         for batch in shuffles[epoch % len(shuffles)]:
             loss = F.cross_entropy(model(batch), batch.y)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
+            descend(loss, model, optimizer, schedule)
             bar.set_postfix_str(f"loss {float(loss.detach()):.3f}", refresh=False)
             bar.update()
     seconds = time.process_time() - start

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from _compare import compare, of_equal_size
+from _compare import compare, descend, of_equal_size
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch_geometric.data import Batch
@@ -199,11 +199,7 @@ def train(
     for epoch in range(epochs):
         for batch in shuffles[epoch % len(shuffles)]:
             loss = F.mse_loss(model(batch), (batch.y - mean) / std)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
+            descend(loss, model, optimizer, schedule)
             average.update_parameters(model)
         with torch.no_grad():
             error = rmse(average(val) * std + mean, val.y)

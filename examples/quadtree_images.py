@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _compare import compare, of_equal_size
+from _compare import compare, descend, of_equal_size
 from torch import Tensor
 
 from hsa_geometric import from_grid
@@ -79,11 +79,7 @@ def train(
     for _ in range(epochs):
         for part in torch.randperm(len(x)).split(size):
             loss = F.cross_entropy(model(x[part].flatten(0, 1), trees[len(part)]), y[part])
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
+            descend(loss, model, optimizer, schedule)
             bar.set_postfix_str(f"loss {float(loss.detach()):.3f}", refresh=False)
             bar.update()
     seconds = time.process_time() - start

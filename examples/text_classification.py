@@ -60,6 +60,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _compare import descend
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -282,11 +283,7 @@ def train(
         if options["word_dropout"]:
             x = x.masked_fill(torch.rand(x.shape) < options["word_dropout"], 0)
         loss = F.cross_entropy(model(x, batch.tree), batch.y)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        descend(loss, model, optimizer, schedule)
         losses.append(float(loss.detach()))
         status = f"seed {seed}, loss {sum(losses[-50:]) / len(losses[-50:]):.3f}"
         bar.set_postfix_str(status, refresh=False)

@@ -120,17 +120,9 @@ def hierarchical_attention(
         >>> hierarchical_attention(q, k, v, tree).shape
         torch.Size([4, 2, 8])
     """
-    tree, lists = _checked(
-        q, k, v, tree, lists, key_tree, pos_q, pos_k, mass, key_mass, temperature, bias, self_loop
-    )
-    checks.check_dropout(dropout_p)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    dropout_p, seed = float(dropout_p) if training else 0.0, None
-    if dropout_p > 0.0:
-        seed = torch.randint(1 << 62, (1,), device=q.device)
-    call = Call(
-        q, k, v, pos_q, pos_k, temperature, bias, mass, seed, tree, scale, bool(self_loop),
-        dropout_p, mass if key_tree is None else key_mass, lists,
+    call = checked_call(
+        q, k, v, tree, lists, key_tree, scale, pos_q, pos_k, mass, key_mass, temperature, bias,
+        self_loop, dropout_p, training,
     )  # fmt: skip
     out, evidence = operator.attention(call, resolve(backend, call))
     return (out, evidence) if return_evidence else out
@@ -171,25 +163,22 @@ def attention_matrix(
                 [0.3333, 0.3333, 0.3333],
                 [0.3333, 0.3333, 0.3333]])
     """
-    tree, lists = _checked(
-        q, k, k, tree, lists, key_tree, pos_q, pos_k, mass, key_mass, temperature, bias, self_loop
-    )
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    call = Call(
-        q, k, k, pos_q, pos_k, temperature, bias, mass, None, tree, scale, bool(self_loop), 0.0,
-        mass if key_tree is None else key_mass, lists,
+    call = checked_call(
+        q, k, k, tree, lists, key_tree, scale, pos_q, pos_k, mass, key_mass, temperature, bias,
+        self_loop,
     )  # fmt: skip
     with torch.autocast(q.device.type, enabled=False):
         return reference.attention_matrix(call)[0]
 
 
-def _checked(
+def checked_call(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     tree: TreeIndex | Tensor,
     lists: InteractionLists | None,
     key_tree: TreeIndex | Tensor | None,
+    scale: float | None,
     pos_q: Tensor | None,
     pos_k: Tensor | None,
     mass: Tensor | None,
@@ -197,8 +186,10 @@ def _checked(
     temperature: Tensor | None,
     bias: Tensor | None,
     self_loop: bool,
-) -> tuple[TreeIndex, InteractionLists | None]:
-    """The query tree, and the lists where others than siblings meet."""
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> Call:
+    """The arguments of attention, checked, for a backend."""
     dtype = accumulator(q.dtype) if isinstance(q, Tensor) else torch.float32
     if lists is None:
         list_checks.check_alone(key_tree, key_mass)
@@ -214,4 +205,12 @@ def _checked(
         lists = list_checks.unless_siblings(lists)
     checks.check_node_arguments(q, tree, pos_q, pos_k, temperature, bias, other)
     checks.check_mass(mass, tree, dtype)
-    return tree, lists
+    checks.check_dropout(dropout_p)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    dropout_p, seed = float(dropout_p) if training else 0.0, None
+    if dropout_p > 0.0:
+        seed = torch.randint(1 << 62, (1,), device=q.device)
+    return Call(
+        q, k, v, pos_q, pos_k, temperature, bias, mass, seed, tree, scale, bool(self_loop),
+        dropout_p, mass if key_tree is None else key_mass, lists,
+    )  # fmt: skip

@@ -64,13 +64,13 @@ def clusters_at(tree: TreeIndex | Tensor, level: int) -> Clusters:
     check_integer(level, "level")
     up, leaf = tree.up, tree.leaf
     depth = tree.level[tree.order][leaf]
-    root = _climb(up, leaf, depth)
+    root = climb(up, leaf, depth)
     if level < 0:
         deepest = depth.new_zeros(tree.num_trees).scatter_reduce(0, root, depth, "amax")
         target = (deepest + 1 + level).clamp(min=0)[root]
     else:
         target = torch.full_like(depth, level)
-    above = _climb(up, leaf, (depth - target).clamp(min=0))
+    above = climb(up, leaf, (depth - target).clamp(min=0))
 
     # Number the clusters by their first leaf, so that those of a tree stay together.
     rows = torch.arange(leaf.numel(), device=leaf.device)
@@ -81,10 +81,10 @@ def clusters_at(tree: TreeIndex | Tensor, level: int) -> Clusters:
     return Clusters(cluster, tree.order[above[opens]], root[opens])
 
 
-def _climb(up: Tensor, start: Tensor, steps: Tensor) -> Tensor:
+def climb(up: Tensor, start: Tensor, steps: Tensor) -> Tensor:
     """Positions ``steps`` levels above ``start``, in binary strides."""
     at, jump = start, up
-    for bit in range(int(steps.max()).bit_length()):
+    for bit in range(int(steps.max()).bit_length() if steps.numel() else 0):
         at = torch.where((steps >> bit) & 1 == 1, jump[at], at)
         jump = jump[jump]
     return at

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels.call import Call, accumulator
 from ..kernels.operator import attend_by
 from ..kernels.scatter import entmax
 from ..tree import TreeIndex
-from . import checks
+from .attention import checked_call
 
 
 @torch.compiler.disable
@@ -73,19 +72,9 @@ def entmax_attention(
                 [0.3333, 0.3333, 0.3333],
                 [0.0000, 0.0000, 1.0000]])
     """
-    tree = checks.as_tree(tree, q)
-    checks.check_queries(q, k, tree)
-    checks.check_values(v, q)
-    checks.check_node_arguments(q, tree, pos_q, pos_k, temperature, bias, tree)
-    checks.check_mass(mass, tree, accumulator(q.dtype))
-    checks.check_dropout(dropout_p)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    dropout_p, seed = float(dropout_p) if training else 0.0, None
-    if dropout_p > 0.0:
-        seed = torch.randint(1 << 62, (1,), device=q.device)
-    call = Call(
-        q, k, v, pos_q, pos_k, temperature, bias, mass, seed, tree, scale, bool(self_loop),
-        dropout_p,
+    call = checked_call(
+        q, k, v, tree, None, None, scale, pos_q, pos_k, mass, None, temperature, bias, self_loop,
+        dropout_p, training,
     )  # fmt: skip
     out, evidence = attend_by(entmax, call)
     return (out, evidence) if return_evidence else out

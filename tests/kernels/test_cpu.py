@@ -424,20 +424,6 @@ def test_bits_of_the_output_do_not_depend_on_the_number_of_threads(number, threa
 # --- instruction sets -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def instructions():
-    """Sets what the kernel may use, until the test is over; skips what the processor lacks."""
-    before = library().hsa_instructions(-1)
-
-    def choose(name):
-        wanted = INSTRUCTIONS.index(name)
-        if library().hsa_instructions(wanted) != wanted:
-            pytest.skip(f"no {name} here")
-
-    yield choose
-    library().hsa_instructions(before)
-
-
 @pytest.mark.parametrize("name", INSTRUCTIONS)
 @pytest.mark.parametrize("options", ["plain", "all"])
 def test_every_instruction_set_gives_the_same(name, options, instructions):

@@ -295,20 +295,6 @@ def test_trees_of_a_batch_do_not_touch_bit_for_bit(channels, dropout_p):
                 assert torch.equal(found[n][rows != number], expected[n][rows != number]), n
 
 
-@pytest.fixture
-def instructions():
-    """Sets what the kernel may use, until the test is over; skips what the processor lacks."""
-    before = library().hsa_instructions(-1)
-
-    def choose(name):
-        wanted = INSTRUCTIONS.index(name)
-        if library().hsa_instructions(wanted) != wanted:
-            pytest.skip(f"no {name} here")
-
-    yield choose
-    library().hsa_instructions(before)
-
-
 @pytest.mark.parametrize("name", INSTRUCTIONS)
 def test_every_instruction_set_gives_the_same(name, instructions):
     instructions(name)

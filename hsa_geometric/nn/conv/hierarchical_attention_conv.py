@@ -16,12 +16,12 @@ from ...kernels.call import accumulator
 from ...lists import InteractionLists
 from ...tree import TreeIndex
 from .._typed import typed_linear
+from ._multi_head import MultiHead
 
 ATTENTIONS = ("softmax", "entmax15")
-QK_NORMS = (None, "layer_norm", "rms_norm")
 
 
-class HierarchicalAttentionConv(torch.nn.Module):
+class HierarchicalAttentionConv(MultiHead):
     r"""Hierarchical self-attention over the leaves of a tree, from `"Hierarchical Self-Attention:
     Generalizing Neural Attention Mechanics to Multi-Scale Problems"
     <https://arxiv.org/abs/2509.15448>`_.
@@ -96,20 +96,13 @@ class HierarchicalAttentionConv(torch.nn.Module):
         residual: bool = False,
         backend: str = "auto",
     ):
-        super().__init__()
+        super().__init__(out_channels, heads, concat, qk_norm, dropout)
         check_choice(attention, "attention", ATTENTIONS)
         if attention == "entmax15" and backend not in ("auto", "scatter"):
             raise ValueError(
                 f"Expected 'backend' to be 'auto' or 'scatter' with attention='entmax15', which is "
                 f"plain tensor code (got {backend!r})"
             )
-        if qk_norm not in QK_NORMS:
-            raise ValueError(f"Expected 'qk_norm' to be one of {list(QK_NORMS)} (got '{qk_norm}')")
-        for name, value in (("out_channels", out_channels), ("heads", heads)):
-            if value < 1:
-                raise ValueError(f"Expected '{name}' to be positive (got {value})")
-        if not 0.0 <= dropout <= 1.0:
-            raise ValueError(f"Expected 'dropout' to be in [0, 1] (got {dropout})")
         for name, option in (
             ("num_levels", num_levels),
             ("num_types", num_types),
@@ -119,17 +112,12 @@ class HierarchicalAttentionConv(torch.nn.Module):
                 raise ValueError(f"Expected '{name}' to be positive (got {option})")
 
         self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.heads = heads
-        self.concat = concat
         self.attention = attention
         self.self_loop = self_loop
-        self.qk_norm = qk_norm
         self.pos_dim = pos_dim
         self.pos_channels = out_channels if pos_channels is None else pos_channels
         self.num_types = num_types
         self.num_levels = num_levels
-        self.dropout = dropout
         self.residual = residual
         self.backend = backend
 
@@ -140,7 +128,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
             else HeteroLinear(in_channels, width, num_types)
             for _ in range(3)
         )
-        self.norm_query, self.norm_key = (self._norm() for _ in range(2))
+        self._add_norms()
         wide = heads * self.pos_channels
         self.lin_pos = None if pos_dim is None else Linear(pos_dim, wide, bias=False)
         if num_levels is None:
@@ -149,32 +137,15 @@ class HierarchicalAttentionConv(torch.nn.Module):
         else:
             self.level_temperature = torch.nn.Parameter(torch.empty(num_levels, heads))
             self.level_bias = torch.nn.Parameter(torch.empty(num_levels, heads))
-        total = width if concat else out_channels
-        self.lin_residual = Linear(in_channels, total, bias=False) if residual else None
-        if bias:
-            self.bias = torch.nn.Parameter(torch.empty(total))
-        else:
-            self.register_parameter("bias", None)
+        self._add_joint(in_channels, bias, residual)
         self.reset_parameters()
-
-    def _norm(self) -> torch.nn.Module:
-        if self.qk_norm == "layer_norm":
-            return torch.nn.LayerNorm(self.out_channels, elementwise_affine=False)
-        if self.qk_norm == "rms_norm":
-            return torch.nn.RMSNorm(self.out_channels)
-        return torch.nn.Identity()
 
     def reset_parameters(self) -> None:
         """Draw all learnable parameters anew."""
-        for module in self.children():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
+        super().reset_parameters()
         if self.level_temperature is not None:
             torch.nn.init.ones_(self.level_temperature)
             torch.nn.init.zeros_(self.level_bias)
-        if self.bias is not None:
-            torch.nn.init.zeros_(self.bias)
 
     def forward(
         self,
@@ -293,18 +264,7 @@ class HierarchicalAttentionConv(torch.nn.Module):
         lins = [self.lin_query, self.lin_key, self.lin_value]
         types = self._types(leaf_type, x)
         rows = [lin(x) for lin in lins] if types is None else typed_linear(lins, x, types)
-        q, k, v = (row.view(-1, self.heads, self.out_channels) for row in rows)
-        if self.qk_norm == "rms_norm":  # in the gain's precision, as autocast does for layer norm
-            gain: Any = self.norm_query.weight
-            q, k = q.to(gain.dtype), k.to(gain.dtype)
-        return self.norm_query(q), self.norm_key(k), v
-
-    def _joined(self, out: Tensor, x: Tensor) -> Tensor:
-        """One row from those of the heads."""
-        out = out.flatten(1) if self.concat else out.mean(1)
-        if self.lin_residual is not None:
-            out = out + self.lin_residual(x)
-        return out if self.bias is None else out + self.bias
+        return self._by_head(*rows)
 
     def _types(self, leaf_type: Tensor | None, x: Tensor) -> Tensor | None:
         if self.num_types is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear
 
@@ -12,10 +11,10 @@ from ...functional import attention_matrix, hierarchical_attention
 from ...functional.checks import check_channels, check_rows, check_tensor
 from ...functional.list_checks import check_lists
 from ...lists import InteractionLists
-from .hierarchical_attention_conv import QK_NORMS
+from ._multi_head import MultiHead
 
 
-class HierarchicalCrossAttention(torch.nn.Module):
+class HierarchicalCrossAttention(MultiHead):
     r"""Attention from the leaves of one tree to those of another, after `"Hierarchical
     Self-Attention: Generalizing Neural Attention Mechanics to Multi-Scale Problems"
     <https://arxiv.org/abs/2509.15448>`_.
@@ -72,52 +71,19 @@ class HierarchicalCrossAttention(torch.nn.Module):
         residual: bool = False,
         backend: str = "auto",
     ):
-        super().__init__()
-        if qk_norm not in QK_NORMS:
-            raise ValueError(f"Expected 'qk_norm' to be one of {list(QK_NORMS)} (got '{qk_norm}')")
-        for name, value in (("out_channels", out_channels), ("heads", heads)):
-            if value < 1:
-                raise ValueError(f"Expected '{name}' to be positive (got {value})")
-        if not 0.0 <= dropout <= 1.0:
-            raise ValueError(f"Expected 'dropout' to be in [0, 1] (got {dropout})")
+        super().__init__(out_channels, heads, concat, qk_norm, dropout)
 
         self.in_channels = in_channels
         self.context_channels = context_channels
-        self.out_channels = out_channels
-        self.heads = heads
-        self.concat = concat
-        self.qk_norm = qk_norm
-        self.dropout = dropout
         self.backend = backend
 
         width = heads * out_channels
         self.lin_query = Linear(in_channels, width)
         self.lin_key = Linear(context_channels, width)
         self.lin_value = Linear(context_channels, width)
-        self.norm_query, self.norm_key = (self._norm() for _ in range(2))
-        total = width if concat else out_channels
-        self.lin_residual = Linear(in_channels, total, bias=False) if residual else None
-        if bias:
-            self.bias = torch.nn.Parameter(torch.empty(total))
-        else:
-            self.register_parameter("bias", None)
+        self._add_norms()
+        self._add_joint(in_channels, bias, residual)
         self.reset_parameters()
-
-    def _norm(self) -> torch.nn.Module:
-        if self.qk_norm == "layer_norm":
-            return torch.nn.LayerNorm(self.out_channels, elementwise_affine=False)
-        if self.qk_norm == "rms_norm":
-            return torch.nn.RMSNorm(self.out_channels)
-        return torch.nn.Identity()
-
-    def reset_parameters(self) -> None:
-        """Draw all learnable parameters anew."""
-        for module in self.children():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
-        if self.bias is not None:
-            torch.nn.init.zeros_(self.bias)
 
     def forward(
         self,
@@ -149,12 +115,7 @@ class HierarchicalCrossAttention(torch.nn.Module):
             check_rows(rows, name, tree)
             check_channels(rows, name, channels)
 
-        shape = (-1, self.heads, self.out_channels)
-        q, k = self.lin_query(x).view(shape), self.lin_key(context).view(shape)
-        if self.qk_norm == "rms_norm":  # in the gain's precision, as autocast does for layer norm
-            q, k = q.to(self.norm_query.weight.dtype), k.to(self.norm_key.weight.dtype)
-        q, k = self.norm_query(q), self.norm_key(k)
-        v = self.lin_value(context).view(shape)
+        q, k, v = self._by_head(self.lin_query(x), self.lin_key(context), self.lin_value(context))
         options: dict[str, Any] = {
             "lists": lists, "key_tree": lists.key_tree, "mass": mass, "key_mass": context_mass,
         }  # fmt: skip
@@ -163,11 +124,7 @@ class HierarchicalCrossAttention(torch.nn.Module):
             backend=self.backend, **options,
         )  # fmt: skip
         assert isinstance(out, Tensor)
-        out = out.flatten(1) if self.concat else out.mean(1)
-        if self.lin_residual is not None:
-            out = out + self.lin_residual(x)
-        if self.bias is not None:
-            out = out + self.bias
+        out = self._joined(out, x)
         if return_attention_weights:
             return out, attention_matrix(q, k, lists.query_tree, **options)
         return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...functional.clusters import climb
 from ...functional.edges import check_edge_index, check_range
 from ...functional.options import check_integer
 from ...tree import TreeIndex
@@ -33,19 +34,13 @@ def sibling_edges(tree: TreeIndex, edge_index: Tensor) -> Tensor:
     level = tree.level[tree.order]  # by position
     a, b = tree.leaf[edge_index]
     high = torch.minimum(level[a], level[b])
-    a, b = _rise(a, level[a] - high, jumps), _rise(b, level[b] - high, jumps)  # to one level
+    a, b = (climb(tree.up, end, level[end] - high) for end in (a, b))  # to one level
     for jump in reversed(jumps):
         apart = jump[a] != jump[b]
         a, b = torch.where(apart, jump[a], a), torch.where(apart, jump[b], b)
     siblings = (a != b) & (tree.up[a] == tree.up[b]) & (a >= tree.num_trees)
     pairs = torch.stack([tree.order[a], tree.order[b]])[:, siblings]
     return torch.unique(pairs, dim=1)
-
-
-def _rise(at: Tensor, steps: Tensor, jumps: list[Tensor]) -> Tensor:
-    for bit, jump in enumerate(jumps):
-        at = torch.where((steps >> bit) & 1 == 1, jump[at], at)
-    return at
 
 
 def random_walk_positions(tree: TreeIndex, edge_index: Tensor, steps: int) -> Tensor:
