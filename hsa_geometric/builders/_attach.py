@@ -16,17 +16,8 @@ from hsa_geometric.data.rows import rows_by_name
 def attach(data: Data, tree: Hierarchy, given: Collection[str] = ()) -> Hierarchy:
     """Let a tree that was just built carry all that a Data has.
 
-    Of a name in several places that in ``given`` counts, else that of ``data``, else what the
-    builder derived. What belongs to an earlier tree of ``data`` stays behind.
-
-    Args:
-        data: the sample, or the batch where ``tree`` has a tree for each of its samples.
-        tree: the hierarchy from the builder; it is changed and returned.
-        given: keys that the caller gave beside ``data``.
-
-    Raises:
-        AttributeError: if ``data`` has a key such as ``depth``, which follows from the tree.
-        ValueError: if rows do not fit the tree.
+    Of a name in several places that in ``given``, by the caller, counts, else that of ``data``,
+    else what the builder derived. What belongs to an earlier tree of ``data`` stays behind.
     """
     values = carried(data)  # its keys come first, as they stand there
     built, built_record = dict(tree._store.items()), tree._store._recorded()

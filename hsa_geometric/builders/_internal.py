@@ -16,12 +16,10 @@ def own_leaves(tree: TreeIndex) -> tuple[Tensor, Tensor]:
         stands for. The leaf of old node ``a``, be it that node or its own leaf, is new node ``a``,
         so the leaf rows are the old nodes; inner nodes follow in ascending old id.
     """
-    parent = tree.parent
-    inner = torch.ones_like(parent, dtype=torch.bool)
+    ids = torch.arange(tree.num_nodes, device=tree.device)
+    inner = torch.ones_like(ids, dtype=torch.bool)
     inner[tree.leaf_ids] = False
-    old = inner.nonzero().view(-1)
-    new_id = torch.arange(parent.numel(), device=parent.device)
-    source = torch.cat([new_id, old])
-    new_id[old] = parent.numel() + torch.arange(old.numel(), device=parent.device)
-    leaf_parent = torch.where(inner, new_id, new_id[parent])
-    return torch.cat([leaf_parent, new_id[parent[old]]]), source
+    new_id = torch.where(inner, tree.num_nodes - 1 + inner.cumsum(0), ids)
+    above = new_id[tree.parent]
+    parent = torch.cat([torch.where(inner, new_id, above), above[inner]])
+    return parent, torch.cat([ids, ids[inner]])

@@ -10,6 +10,8 @@ import torch
 from numpy.lib.recfunctions import structured_to_unstructured
 from torch import Tensor
 
+from hsa_geometric.builders._ids import first
+
 Matrix: TypeAlias = "Tensor | np.ndarray[Any, Any] | Sequence[Sequence[float]] | Any"
 
 
@@ -17,16 +19,13 @@ def as_matrix(value: Matrix, name: str, columns: int) -> Tensor:
     """A table of numbers with so many columns; what is no tensor is copied.
 
     Fields of a NumPy record array are columns, and what has ``to_numpy`` is taken by it.
-
-    Raises:
-        TypeError: naming the argument, if it holds no real numbers.
-        ValueError: naming the argument, if it has another shape.
     """
     if isinstance(value, Tensor):
         matrix = value.detach()
     else:
         try:
-            array = as_array(value)
+            array = np.array(value.to_numpy() if hasattr(value, "to_numpy") else value)
+            array = structured_to_unstructured(array) if array.dtype.names else array
             matrix = torch.from_numpy(array.reshape(-1, columns) if array.shape == (0,) else array)
         except (TypeError, ValueError) as error:  # ragged, or objects
             raise TypeError(
@@ -42,20 +41,10 @@ def as_matrix(value: Matrix, name: str, columns: int) -> Tensor:
     return matrix
 
 
-def as_array(value: Any) -> np.ndarray[Any, Any]:
-    """An array of its own from what libraries return: lists, arrays, records, data frames."""
-    array = np.array(value.to_numpy() if hasattr(value, "to_numpy") else value)
-    return structured_to_unstructured(array) if array.dtype.names else array
-
-
 def parent_of_merges(merges: Tensor, num_leaves: int, name: str) -> Tensor:
     """Parent vector of ``num_leaves`` leaves and then one node for each row of ``merges [M, 2]``.
 
     Nodes that nothing merges are roots.
-
-    Raises:
-        ValueError: naming the row, if an id is no integer, or none of a leaf or an earlier row, or
-            merged already.
     """
     ids = merges.long()
     formed = num_leaves + torch.arange(ids.shape[0], device=ids.device)
@@ -74,9 +63,7 @@ def parent_of_merges(merges: Tensor, num_leaves: int, name: str) -> Tensor:
             f"[0, {num_leaves + row - 1}] (got {name}[{row}, {column}] = {int(ids[row, column])})"
         )
     parent = torch.arange(num_leaves + ids.shape[0], device=ids.device)
-    repeated = torch.bincount(ids.view(-1), minlength=1) > 1
-    if repeated.any():
-        node = int(repeated.nonzero()[0])
+    if (node := first(torch.bincount(ids.view(-1)) > 1)) is not None:
         rows = (ids == node).nonzero()[:2, 0].tolist()
         raise ValueError(
             f"Expected '{name}' to merge each node once "

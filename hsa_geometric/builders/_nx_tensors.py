@@ -19,17 +19,40 @@ _PLAIN = ("x", "y", "pos", "time", "mass", "tree_pos", "tree_kind")
 _MISSING = object()
 
 
-def leaf_features(attrs: list[dict[Any, Any]], node_attrs: list[str] | None) -> list[str]:
-    """Names of the attributes that become tensors of the leaves whose ``attrs`` these are."""
-    names = list(attrs[0]) if node_attrs is None else node_attrs
-    return [
-        key
-        for key in names
-        if _can_be_key(key)
-        and rows_by_name(key) in ("leaf", None)
-        and all(key in attr for attr in attrs)
-        and _rows([attr[key] for attr in attrs]) is not None
-    ]
+def settle_inner_attrs(
+    attrs: dict[Hashable, dict[Any, Any]],
+    parent: dict[Hashable, Hashable],
+    node_attrs: list[str] | None,
+    internal: str,
+) -> list[str]:
+    """Names of the features of the leaves, of which inner nodes keep none.
+
+    With ``internal='leaf'`` a node ``v`` that has any gets a child named ``(v, 'own')``, which
+    takes them, and its place in the order. Changes ``attrs`` and ``parent``.
+    """
+    inner = set(parent.values())
+    features = _leaf_features([a for v, a in attrs.items() if v not in inner], node_attrs)
+    settled: dict[Hashable, dict[Any, Any]] = {}
+    for v, attr in attrs.items():
+        carried = [key for key in features if key in attr] if v in inner else []
+        if carried and internal == "error":
+            raise ValueError(
+                f"Expected only leaves to have {carried[0]!r} (got {attr[carried[0]]!r} at inner "
+                f"node {v!r}); internal='leaf' gives it a leaf of its own, 'drop' drops it, 'keep' "
+                f"keeps it in 'inner_{carried[0]}'"
+            )
+        taken = {key: attr.pop(key) for key in carried}
+        if carried and internal == "leaf":
+            own = (v, "own")
+            if own in attrs:
+                raise ValueError(f"Expected no node of 'G' to be named {own!r}: it is needed here")
+            of_place = {k: x for k, x in attr.items() if isinstance(k, str) and k[:5] == "tree_"}
+            settled[own] = taken | of_place
+            parent[own] = v
+        settled[v] = attr
+    attrs.clear()
+    attrs.update(settled)
+    return features
 
 
 def take_tensors(
@@ -89,6 +112,19 @@ def fill_attrs(
         for key, value in fill.items():
             if whole or key.startswith("tree_"):
                 attr.setdefault(key, value)
+
+
+def _leaf_features(attrs: list[dict[Any, Any]], node_attrs: list[str] | None) -> list[str]:
+    """Names of the attributes that become tensors of the leaves whose ``attrs`` these are."""
+    names = list(attrs[0]) if node_attrs is None else node_attrs
+    return [
+        key
+        for key in names
+        if _can_be_key(key)
+        and rows_by_name(key) in ("leaf", None)
+        and all(key in attr for attr in attrs)
+        and _rows([attr[key] for attr in attrs]) is not None
+    ]
 
 
 def _can_be_key(key: Any) -> bool:

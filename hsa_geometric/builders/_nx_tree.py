@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Hashable
 from typing import Any
 
@@ -14,15 +13,13 @@ def parents(G: Any, root: Any) -> dict[Hashable, Hashable]:
     for u, v in G.edges():
         if u == v:
             raise ValueError(f"Expected 'G' to be a tree (got a cycle: node {u!r} joins itself)")
-    roots = _roots(G, root)
-    return _directed(G, roots) if G.is_directed() else _undirected(G, roots)
+    if root is None and not G.is_directed():
+        raise ValueError("Expected 'root' to name the root of an undirected graph (got None)")
+    roots = None if root is None else _roots(G, root)
+    return _directed(G, roots) if G.is_directed() else _undirected(G, roots or [])
 
 
-def _roots(G: Any, root: Any) -> list[Hashable] | None:
-    if root is None:
-        if not G.is_directed():
-            raise ValueError("Expected 'root' to name the root of an undirected graph (got None)")
-        return None
+def _roots(G: Any, root: Any) -> list[Hashable]:
     roots = list(root) if isinstance(root, list) else [root]
     if not roots:
         raise ValueError("Expected 'root' to name at least one node (got an empty list)")
@@ -56,12 +53,10 @@ def _directed(G: Any, roots: list[Hashable] | None) -> dict[Hashable, Hashable]:
         for v in free:
             if v not in named:
                 raise ValueError(f"Expected every node to be connected to the root (got {v!r})")
-    seen = set(free)
-    queue = deque(free)
-    while queue:
-        below = list(G.successors(queue.popleft()))
-        seen.update(below)
-        queue.extend(below)
+    reached = list(free)
+    for v in reached:
+        reached += G.successors(v)
+    seen = set(reached)
     for v in G:
         if v not in seen:  # it has ancestors without end: the walk upwards comes back
             walked = set()
@@ -72,20 +67,18 @@ def _directed(G: Any, roots: list[Hashable] | None) -> dict[Hashable, Hashable]:
     return parent
 
 
-def _undirected(G: Any, roots: list[Hashable] | None) -> dict[Hashable, Hashable]:
-    roots = roots or []
+def _undirected(G: Any, roots: list[Hashable]) -> dict[Hashable, Hashable]:
     parent: dict[Hashable, Hashable] = {}
+    reached = list(roots)
     seen = set(roots)
-    queue = deque(roots)
-    while queue:
-        u = queue.popleft()
+    for u in reached:
         for v in G.neighbors(u):
             if G.number_of_edges(u, v) > 1:
                 raise ValueError(f"Expected 'G' to be a tree (got two edges from {u!r} to {v!r})")
             if v not in seen:
                 seen.add(v)
                 parent[v] = u
-                queue.append(v)
+                reached.append(v)
             elif u not in parent or parent[u] != v:
                 # A second way to v: round a cycle, or down from another root.
                 one, other = _top(u, parent), _top(v, parent)

@@ -7,6 +7,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from hsa_geometric.builders._extra import extra
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -29,11 +31,6 @@ def fill(place: Floats, face: Ints, number: int) -> Ints:
 
     Returns:
         ``[K, 4]`` tetrahedra of positive volume.
-
-    Raises:
-        ImportError: if trimesh or SciPy is missing.
-        ValueError: if the surface is not closed, or no such tetrahedra are found; of some
-            polyhedra there are none.
     """
     ids, local = np.unique(face, return_inverse=True)
     at = place[ids] - place[ids].min(axis=0)
@@ -56,13 +53,8 @@ def _outward(at: Floats, face: Ints, number: int) -> Ints:
     """The triangles in one sense, with their normals outside."""
     face = face[(face != np.roll(face, 1, axis=1)).all(axis=1)]
     if not _closed(face):
-        try:
+        with extra("meshes", "from_mesh turns the faces of polyhedra with trimesh"):
             import trimesh
-        except ImportError as error:
-            raise ImportError(
-                "from_mesh turns the faces of polyhedra with trimesh: "
-                "pip install 'hsa_geometric[meshes]'"
-            ) from error
         surface = trimesh.Trimesh(at, face, process=False, validate=False)
         trimesh.repair.fix_winding(surface)
         face = np.array(surface.faces, dtype=np.int64)
@@ -104,11 +96,9 @@ def _fan(at: Floats, face: Ints) -> Ints | None:
 
 def _search(at: Floats, face: Ints) -> Ints | None:
     """The fewest tetrahedra whose boundary is the surface, or :obj:`None`."""
-    try:
+    with extra("meshes", "from_mesh needs SciPy"):
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import coo_array
-    except ImportError as error:
-        raise ImportError("from_mesh needs SciPy: pip install 'hsa_geometric[meshes]'") from error
     tet = _candidates(at, face)
     if tet is None or len(tet) == 0:
         return None

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import to_dense_batch
 
-from hsa_geometric.builders._ids import as_ids
+from hsa_geometric.builders._ids import as_ids, check_all_used, first, places
 
 
 class Assignment(NamedTuple):
@@ -147,13 +147,8 @@ def _read_clusters(ids: Tensor, num_nodes: int, name: str) -> Assignment:
             f"(got {ids.numel()})"
         )
     _check_range(ids, num_nodes, "clusters", name)
-    members = torch.bincount(ids)
-    if not members.all():
-        raise ValueError(
-            f"Expected '{name}' to use every id in [0, {members.numel() - 1}] "
-            f"(got no member of cluster {int((members == 0).nonzero()[0])})"
-        )
-    return Assignment(ids, members.numel())
+    check_all_used(ids, name, "cluster")
+    return Assignment(ids, int(ids.max()) + 1)
 
 
 def _read_perm(perm: Tensor, num_nodes: int, name: str) -> Assignment:
@@ -166,11 +161,10 @@ def _read_pairs(
 ) -> Assignment:
     _check_range(node, num_nodes, "nodes", name)
     _check_range(cluster, num_clusters, "clusters", name)
-    often = torch.bincount(node) > 1
-    if often.any():
+    if (twice := first(torch.bincount(node) > 1)) is not None:
         raise ValueError(
-            f"Expected '{name}' to select each node once (got node {int(often.nonzero()[0])} "
-            "more often); in a tree a node has one cluster"
+            f"Expected '{name}' to select each node once (got node {twice} more often); in a tree "
+            "a node has one cluster"
         )
     out = node.new_full((num_nodes,), -1)
     out[node] = cluster
@@ -182,18 +176,13 @@ def _read_matrix(matrix: Tensor, sample: Tensor, num_samples: int, name: str) ->
     num_nodes, clusters = sample.numel(), matrix.size(-1) if matrix.dim() else 0
     above: Tensor | None = None
     if matrix.dim() == 3:
-        size = torch.bincount(sample, minlength=num_samples)
-        longest = int(size.max())
+        longest = int(torch.bincount(sample).max())
         if matrix.size(0) != num_samples or matrix.size(1) < longest:
             raise ValueError(
                 f"Expected '{name}' to be of shape [{num_samples}, n, K] with n at least {longest} "
                 f"(got {list(matrix.shape)}; 'batch' says which leaf is in which sample)"
             )
-        order = sample.argsort(stable=True)
-        place = torch.empty_like(sample)
-        start = (size.cumsum(0) - size)[sample[order]]
-        place[order] = torch.arange(num_nodes, device=sample.device) - start
-        matrix = matrix[sample, place]
+        matrix = matrix[sample, places(sample)]
         above = torch.arange(num_samples, device=sample.device).repeat_interleave(clusters)
     elif matrix.dim() != 2 or matrix.size(0) != num_nodes:
         raise ValueError(
@@ -206,10 +195,10 @@ def _read_matrix(matrix: Tensor, sample: Tensor, num_samples: int, name: str) ->
         raise ValueError(f"Expected '{name}' to hold numbers (got NaN)")
     columns = torch.arange(clusters, device=sample.device)
     greatest = matrix == matrix.amax(1, keepdim=True)
-    first = torch.where(greatest, columns, clusters).amin(1)
+    column = torch.where(greatest, columns, clusters).amin(1)
     if above is None:
-        return Assignment(first, clusters)
-    return Assignment(first + sample * clusters, num_samples * clusters, above)
+        return Assignment(column, clusters)
+    return Assignment(column + sample * clusters, num_samples * clusters, above)
 
 
 def _check_range(ids: Tensor, count: int, what: str, name: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from hsa_geometric.builders._nx_record import NetworkxRecord
@@ -13,12 +12,17 @@ from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
 
 
-def parent_of_postorder(depth: np.ndarray[Any, Any]) -> tuple[Tensor, list[int]]:
-    """Parent vector of nodes given by their depths in the order in which they end.
+def from_postorder(
+    depth: np.ndarray[Any, Any],
+    attrs: list[dict[Any, Any]],
+    internal: str,
+    leaf_data: dict[str, Any],
+    tree_data: dict[str, Tensor] | None = None,
+) -> Hierarchy:
+    """The hierarchy of nodes given by depths and attributes, in the order in which they end.
 
-    Returns:
-        The parent of each node, leaves first and then inner nodes, each in the order in which they
-        end; and the place of each of them in that order.
+    Leaves come first, then inner nodes, in that order each. With ``internal='leaf'`` an own leaf
+    shares the attributes of its node.
     """
     size = depth.size
     place = np.arange(size)
@@ -33,24 +37,9 @@ def parent_of_postorder(depth: np.ndarray[Any, Any]) -> tuple[Tensor, list[int]]
     child = depth > 0
     parent = place.copy()
     parent[child] = by_depth[np.searchsorted(key[by_depth], key[child] - size)]
-    return torch.from_numpy(new_id[parent[order]]), order.tolist()
-
-
-def from_postorder(
-    depth: np.ndarray[Any, Any],
-    attrs: list[dict[Any, Any]],
-    internal: str,
-    leaf_data: dict[str, Any],
-    tree_data: dict[str, Tensor] | None = None,
-) -> Hierarchy:
-    """The hierarchy of nodes given by depths and attributes, in the order in which they end.
-
-    With ``internal='leaf'`` an own leaf shares the attributes of its node.
-    """
-    parent, order = parent_of_postorder(depth)
-    attrs = [attrs[place] for place in order]
+    attrs = [attrs[i] for i in order.tolist()]
     tree_data = {key: value[order] for key, value in (tree_data or {}).items()}
-    h = from_parent(parent, internal=internal, **tree_data, **leaf_data)
+    h = from_parent(new_id[parent[order]], internal=internal, **tree_data, **leaf_data)
     own = own_leaves(len(attrs), h)
     attrs += [dict(attr) for attr in attrs[own]]
     h.tree_names = NetworkxRecord(list(range(len(attrs))), attrs, [{} for _ in attrs])

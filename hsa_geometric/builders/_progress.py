@@ -20,12 +20,7 @@ def no_step(done: int) -> None:
 
 @contextmanager
 def counting(progress: bool, total: int, desc: str, unit: str) -> Iterator[Step]:
-    """Count up to a total on a bar, if there is to be one.
-
-    Raises:
-        TypeError: if :obj:`progress` is no truth value.
-        ImportError: if there is to be a bar and tqdm is missing.
-    """
+    """Count up to a total on a bar, if there is to be one."""
     check_bool(progress, "progress")
     if not progress:
         yield no_step

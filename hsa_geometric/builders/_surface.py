@@ -14,7 +14,9 @@ from torch_geometric.data import Data
 
 from hsa_geometric.builders._attach import attribute, check_sample
 from hsa_geometric.builders._coordinates import as_coordinates
-from hsa_geometric.builders._vtk import read_vtk
+from hsa_geometric.builders._extra import extra
+from hsa_geometric.builders._ids import first
+from hsa_geometric.builders._vtk import read_vtk, sizes
 from hsa_geometric.functional.options import check_integers
 
 
@@ -46,12 +48,8 @@ def read_mesh(mesh: Any) -> Surface:
         faces = np.array(mesh.faces, dtype=np.int64)
         return _of_cells(pos, faces, "mesh.vertices", "mesh.faces")
     if _is(mesh, "meshio", "Mesh"):
-        try:
+        with extra("meshes", "from_mesh reads meshio meshes with PyVista"):
             import pyvista
-        except ImportError as error:
-            raise ImportError(
-                "from_mesh reads meshio meshes with PyVista: pip install 'hsa_geometric[meshes]'"
-            ) from error
         pos, face, size = read_vtk(pyvista.from_meshio(mesh))  # of float32 points it makes float64
         return Surface(pos.float() if mesh.points.dtype == np.float32 else pos, face, size)
     if _is(mesh, "pyvista", "DataSet"):
@@ -105,24 +103,13 @@ def _of_cells(pos: Any, cells: Any, pos_name: str, cell_name: str) -> Surface:
     if cells.shape[0] == 0:
         raise ValueError(f"Expected '{cell_name}' to hold at least one face (got none)")
     face = cells.t().long().to(pos.device).contiguous()
-    outside = ((face < 0) | (face >= pos.shape[0])).any(dim=0)
-    if outside.any():
-        first = int(outside.nonzero()[0])
+    if (i := first(((face < 0) | (face >= pos.shape[0])).any(dim=0))) is not None:
         raise ValueError(
             f"Expected '{cell_name}' to hold vertices in [0, {pos.shape[0] - 1}] "
-            f"(got face {first} of {face[:, first].tolist()})"
+            f"(got face {i} of {face[:, i].tolist()})"
         )
-    place = pos.detach().double()
-    shares = (_cell_size(place, face) / corners).repeat(corners)
-    size = place.new_zeros(pos.shape[0]).index_add_(0, face.flatten(), shares)
+    place = pad(pos.detach().double().cpu(), (0, 3 - pos.shape[1]))
+    of_cell = torch.from_numpy(np.abs(sizes(place.numpy(), face.t().cpu().numpy())))
+    shares = (of_cell / corners).repeat(corners).to(pos.device)
+    size = shares.new_zeros(pos.shape[0]).index_add_(0, face.flatten(), shares)
     return Surface(pos, face, size)
-
-
-def _cell_size(pos: Tensor, face: Tensor) -> Tensor:
-    """``[F]`` areas of triangles or volumes of tetrahedra."""
-    corner = pad(pos, (0, 3 - pos.shape[1]))[face]
-    side = corner[1:] - corner[:1]
-    normal = torch.linalg.cross(side[0], side[1])
-    if face.shape[0] == 3:
-        return normal.norm(dim=1) / 2
-    return (normal * side[2]).sum(dim=1).abs() / 6

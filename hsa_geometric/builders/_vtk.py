@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from hsa_geometric.builders._coordinates import as_coordinates
+from hsa_geometric.builders._extra import extra
 from hsa_geometric.builders._polyhedra import fill
 
 Ints = NDArray[np.int64]
@@ -160,13 +161,8 @@ def _polygons(place: Floats, rings: list[Ints]) -> Ints:
 
 def _clip(place: Floats, ring: Ints, area: Floats) -> Ints:
     """Triangles of one polygon, which may touch itself."""
-    try:
+    with extra("meshes", "from_mesh cuts polygons that touch themselves with mapbox_earcut"):
         import mapbox_earcut
-    except ImportError as error:
-        raise ImportError(
-            "from_mesh cuts polygons that touch themselves with mapbox_earcut: "
-            "pip install 'hsa_geometric[meshes]'"
-        ) from error
     flat = np.delete(place[ring], np.abs(area).argmax(), axis=1)
     found = mapbox_earcut.triangulate_float64(flat, np.array([len(ring)], dtype=np.uint32))
     return np.asarray(ring[found.astype(np.int64).reshape(-1, 3)])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._ids import first
 from hsa_geometric.builders._merges import Matrix, as_matrix, parent_of_merges
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
@@ -85,7 +86,6 @@ def _as_heights(distances: Any, num_merges: int, device: torch.device) -> Tensor
         )
     if not height.is_floating_point():
         height = height.to(torch.get_default_dtype())
-    if height.isnan().any():
-        row = int(height.isnan().nonzero()[0])
+    if (row := first(height.isnan())) is not None:
         raise ValueError(f"Expected 'distances' to hold no NaN (got distances[{row}] = nan)")
     return height.to(device, copy=True)

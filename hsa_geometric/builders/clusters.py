@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._forest import lift, stack
 from hsa_geometric.builders._ids import Ids, as_batch, as_ids, check_all_used, check_not_negative
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
@@ -72,25 +73,18 @@ def from_clusters(
     num_leaves = levels[0].numel()
     levels = _chain(levels) if per_leaf else _check_chain(levels)
 
-    sizes = [num_leaves] + [int(level.max()) + 1 for level in levels]
-    sample = levels[-1].new_zeros(sizes[-1])
+    sample = levels[-1].new_zeros(int(levels[-1].max()) + 1)
     if batch is not None:
         leaf_sample = as_batch(batch, num_leaves)
         top = levels[0]
         for level in levels[1:]:
             top = level[top]
-        sample = _lift(leaf_sample, top, f"clusters[{len(levels) - 1}]", "'batch'")
+        expected = f"'clusters[{len(levels) - 1}]' to nest in 'batch'"
+        sample = lift(leaf_sample, top, sample, expected, "leaves of cluster")
         leaf_data["batch"] = leaf_sample
-    if not torch.equal(sample, torch.arange(sizes[-1], device=sample.device)):
+    if not torch.equal(sample, torch.arange(sample.numel(), device=sample.device)):
         levels = [*levels, sample]
-        sizes.append(int(sample.max()) + 1)
-
-    parents, offset = [], 0
-    for level, size in zip(levels, sizes, strict=False):
-        offset += size
-        parents.append(level + offset)
-    roots = torch.arange(offset, offset + sizes[-1], device=sample.device)
-    return from_parent(torch.cat([*parents, roots]), **leaf_data)
+    return from_parent(stack(levels, num_leaves, sample.device), **leaf_data)
 
 
 def _check_chain(levels: list[Tensor]) -> list[Tensor]:
@@ -119,28 +113,9 @@ def _chain(levels: list[Tensor]) -> list[Tensor]:
                 f"Expected 'clusters[{i}]' to have one label for each of the {num_leaves} leaves "
                 f"(got {level.numel()})"
             )
-        above = _lift(level, ids, f"clusters[{i - 1}]", f"'clusters[{i}]'", names)
+        expected = f"'clusters[{i - 1}]' to nest in 'clusters[{i}]'"
+        above = lift(level, ids, torch.zeros_like(names), expected, "leaves of cluster", names)
         names, chained = torch.unique(above, return_inverse=True)
         out.append(chained)
         ids = chained[ids]
     return out
-
-
-def _lift(
-    label: Tensor, cluster: Tensor, name: str, above: str, names: Tensor | None = None
-) -> Tensor:
-    """Label of each cluster from the labels of its leaves, which must agree."""
-    num_clusters = int(cluster.max()) + 1
-    low, high = (
-        label.new_zeros(num_clusters).scatter_reduce(0, cluster, label, how, include_self=False)
-        for how in ("amin", "amax")
-    )
-    split = low != high
-    if split.any():
-        first = int(split.nonzero()[0])
-        raise ValueError(
-            f"Expected '{name}' to nest in {above} (got leaves of cluster "
-            f"{first if names is None else int(names[first])} in both {int(low[first])} and "
-            f"{int(high[first])})"
-        )
-    return low

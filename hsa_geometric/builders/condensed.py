@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from hsa_geometric.builders._ids import first
 from hsa_geometric.builders._merges import Matrix, as_matrix
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
@@ -64,14 +65,13 @@ def from_condensed_tree(tree: Matrix, **leaf_data: Any) -> Hierarchy:
         )
     above, below = (torch.bincount(column, minlength=num_nodes) for column in ids.t())
     below[num_leaves] += 1  # the root
-    if (below != 1).any():
-        node = int((below != 1).nonzero()[0])
+    if (node := first(below != 1)) is not None:
         raise ValueError(
             f"Expected every row of the data and every cluster but the root, {num_leaves}, to be a "
             f"child in 'tree' once (got {node} {int(below[node]) - (node == num_leaves)} times)"
         )
-    if (above[num_leaves:] == 0).any():
-        node = num_leaves + int((above[num_leaves:] == 0).nonzero()[0])
+    if (node := first(above[num_leaves:] == 0)) is not None:
+        node += num_leaves
         raise ValueError(f"Expected clusters of 'tree' to have children (got none in {node})")
     parent = torch.arange(num_nodes, device=ids.device)
     parent[ids[:, 1]] = ids[:, 0]

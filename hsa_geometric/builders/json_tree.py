@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from typing import Any
 
 import torch
@@ -79,12 +80,9 @@ def from_json(
     nodes, above = _walk(roots, children, isinstance(tree, list))
 
     # Number the nodes as the hierarchy will: leaves first.
-    is_inner = [False] * len(nodes)
-    for up in above:
-        if up >= 0:
-            is_inner[up] = True
-    leaf, inner = iter(range(len(nodes))), iter(range(is_inner.count(False), len(nodes)))
-    name = [next(inner if i else leaf) for i in is_inner]
+    holders = set(above) - {-1}
+    leaf, inner = count(), count(len(nodes) - len(holders))
+    name = [next(inner if i in holders else leaf) for i in range(len(nodes))]
     G = nx.DiGraph()
     G.add_nodes_from(name)
     with counting(progress, len(nodes), "from_json", "node") as step:

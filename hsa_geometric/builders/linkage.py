@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._forest import keep_nodes
+from hsa_geometric.builders._ids import first
 from hsa_geometric.builders._merges import Matrix, as_matrix, parent_of_merges
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
@@ -95,7 +97,7 @@ def from_linkage(
     check_one_way(heights, num_clusters, min_cluster_size)
     if min_cluster_size is not None:
         keep = _large(parent, matrix, num_leaves, min_cluster_size)
-        parent, height = _keep(parent, keep), height[keep[num_leaves:]]
+        parent, height = keep_nodes(parent, keep), height[keep[num_leaves:]]
     if heights is not None or num_clusters is not None:
         below = torch.cat([height.new_full((num_leaves,), -math.inf), height])
         tallest = over_subtrees(below, parent, "amax")
@@ -107,8 +109,10 @@ def from_linkage(
                 sorted_heights[k - 1] if k < num_leaves else -math.inf
                 for k in check_num_clusters(() if num_clusters is None else num_clusters)
             ]
-        parent, keep = _cut(parent, num_leaves, tallest, tallest.new_tensor(sorted(cuts)))
-        height = height[keep[num_leaves:]]
+        # The leaves, the root, and every node that is the topmost one below some cut.
+        band = torch.searchsorted(tallest.new_tensor(sorted(cuts)), tallest)
+        keep = (band < band[parent]) | _ends(parent, num_leaves)
+        parent, height = keep_nodes(parent, keep), height[keep[num_leaves:]]
     return from_parent(parent, inner_height=height, **leaf_data)
 
 
@@ -145,9 +149,7 @@ def to_linkage(hierarchy: Hierarchy) -> np.ndarray[Any, Any]:
     ids = torch.arange(tree.num_nodes)
     child = (parent != ids).nonzero().view(-1)
     degree = torch.bincount(parent[child], minlength=tree.num_nodes)
-    odd = (degree != 2) & (degree != 0)
-    if odd.any():
-        node = int(odd.nonzero()[0])
+    if (node := first((degree != 2) & (degree != 0))) is not None:
         raise ValueError(
             f"Expected every inner node to have two children (got {int(degree[node])} at node "
             f"{node})"
@@ -217,36 +219,22 @@ def _check_counts(Z: Tensor, num_leaves: int) -> None:
     """A merge has the leaves of its two nodes; row by row that settles the whole column."""
     count = torch.cat([Z.new_ones(num_leaves), Z[:, 3]])
     expected = count[Z[:, :2].long()].sum(1)
-    wrong = Z[:, 3] != expected
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
+    if (row := first(Z[:, 3] != expected)) is not None:
         raise ValueError(
             f"Expected row {row} of 'Z' to count the {expected[row].item():g} leaves of the nodes "
             f"it joins (got Z[{row}, 3] = {Z[row, 3].item():g})"
         )
 
 
-def _cut(parent: Tensor, num_leaves: int, tallest: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
-    """Keep the leaves, the root, and every node that is the topmost one below some cut."""
-    ids = torch.arange(parent.numel(), device=parent.device)
-    band = torch.searchsorted(cuts, tallest)  # the number of cuts below each node's tallest merge
-    keep = (band < band[parent]) | (parent == ids) | (ids < num_leaves)
-    return _keep(parent, keep), keep
-
-
 def _large(parent: Tensor, Z: Tensor, num_leaves: int, least: int) -> Tensor:
     """Leaves, the root, and both sides of every merge in which both have so many leaves."""
     count = torch.cat([Z.new_ones(num_leaves), Z[:, 3]])
-    ids = torch.arange(parent.numel(), device=parent.device)
-    splits = torch.zeros_like(ids, dtype=torch.bool)
+    splits = torch.zeros_like(parent, dtype=torch.bool)
     splits[num_leaves:] = (count[Z[:, :2].long()] >= least).all(1)
-    return splits[parent] | (parent == ids) | (ids < num_leaves)
+    return splits[parent] | _ends(parent, num_leaves)
 
 
-def _keep(parent: Tensor, keep: Tensor) -> Tensor:
-    """The tree of some of the nodes, each below the nearest of them above."""
-    jump = torch.where(keep, torch.arange(parent.numel(), device=parent.device), parent)
-    while not torch.equal(jump, further := jump[jump]):
-        jump = further
-    new_id = keep.cumsum(0) - 1
-    return new_id[jump[parent[keep]]]
+def _ends(parent: Tensor, num_leaves: int) -> Tensor:
+    """The leaves and the root."""
+    ids = torch.arange(parent.numel(), device=parent.device)
+    return (parent == ids) | (ids < num_leaves)

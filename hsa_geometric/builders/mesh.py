@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
-from torch_geometric.utils import remove_self_loops, to_undirected
+from torch_geometric.utils import remove_self_loops, to_scipy_sparse_matrix, to_undirected
 
 from hsa_geometric.builders import _bisection
 from hsa_geometric.builders._attach import attach
 from hsa_geometric.builders._bisection import bisect
+from hsa_geometric.builders._extra import extra
 from hsa_geometric.builders._surface import read_mesh
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy
@@ -146,13 +147,10 @@ def _edges(face: Tensor, num_vertices: int) -> Tensor:
 
 def _shells(edge_index: Tensor, face: Tensor, num_vertices: int) -> Tensor:
     """``[N]`` component of each vertex, by first vertex; those of no face are the last one."""
-    try:
-        from scipy.sparse import coo_array
+    with extra("meshes", "from_mesh needs SciPy"):
         from scipy.sparse.csgraph import connected_components
-    except ImportError as error:
-        raise ImportError("from_mesh needs SciPy: pip install 'hsa_geometric[meshes]'") from error
-    row, col = edge_index.cpu().numpy()
-    near = coo_array((row * 0 + 1, (row, col)), shape=(num_vertices, num_vertices))
+
+        near = to_scipy_sparse_matrix(edge_index, num_nodes=num_vertices)
     shell = torch.from_numpy(connected_components(near, directed=False)[1]).long()
     shell = shell.to(face.device)
     used = torch.zeros(num_vertices, dtype=torch.bool, device=face.device)

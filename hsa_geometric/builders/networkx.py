@@ -15,9 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hsa_geometric.builders._nx_internal import settle_inner_attrs
 from hsa_geometric.builders._nx_record import NetworkxRecord
-from hsa_geometric.builders._nx_tensors import fill_attrs, take_tensors
+from hsa_geometric.builders._nx_tensors import fill_attrs, settle_inner_attrs, take_tensors
 from hsa_geometric.builders._nx_tree import parents
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.data.hierarchy import Hierarchy

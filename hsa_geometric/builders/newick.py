@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._ids import first
 from hsa_geometric.builders._postorder import from_postorder, own_leaves
 from hsa_geometric.builders._progress import counting
 from hsa_geometric.builders.networkx import labels
@@ -94,8 +95,14 @@ def from_newick(
             values.append(value)
             step(1)
     length = torch.tensor(values)
-    if length.isinf().any():
-        _refuse_large(length, clean, spans)
+    if (large := first(length.isinf())) is not None:
+        match = _LABEL.fullmatch(clean, *spans[large])
+        assert match is not None
+        raise ValueError(
+            f"Expected branch lengths to fit in {length.dtype} (got {_shorten(match['length'])} at "
+            f"character {match.start('length')}; torch.set_default_dtype(torch.float64) takes "
+            f"lengths up to 1.8e308)"
+        )
     h = from_postorder(depth, names, internal, leaf_data, {"tree_length": length})
     h["tree_length"][own_leaves(len(values), h)] = 0
     return h
@@ -290,17 +297,6 @@ def _label(clean: str, start: int, end: int) -> tuple[dict[Any, Any], float]:
     return attrs, float(length)
 
 
-def _refuse_large(length: Tensor, clean: str, spans: list[tuple[int, int]]) -> None:
-    start, end = spans[int(length.isinf().nonzero()[0])]
-    match = _LABEL.fullmatch(clean, start, end)
-    assert match is not None
-    raise ValueError(
-        f"Expected branch lengths to fit in {length.dtype} (got {_shorten(match['length'])} at "
-        f"character {match.start('length')}; torch.set_default_dtype(torch.float64) takes lengths "
-        f"up to 1.8e308)"
-    )
-
-
 def _shorten(text: str) -> str:
     return repr(text if len(text) <= 30 else f"{text[:27]}...")
 
@@ -321,8 +317,7 @@ def _lengths(hierarchy: Hierarchy) -> list[str]:
     length = length.detach().cpu()
     if length.dtype not in (torch.float32, torch.float64):
         length = length.float()
-    if length.isinf().any():
-        node = int(length.isinf().nonzero()[0])
+    if (node := first(length.isinf())) is not None:
         raise ValueError(
             f"Expected 'tree_length' to be finite, or NaN for none "
             f"(got tree_length[{node}] = {float(length[node])})"

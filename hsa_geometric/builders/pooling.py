@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
+from hsa_geometric.builders._forest import lift
 from hsa_geometric.builders._ids import Ids, as_batch
 from hsa_geometric.builders._pool_outputs import device_of, pick, read, size_of
 from hsa_geometric.builders.from_parent import from_parent
@@ -126,7 +127,8 @@ def from_pooling(
         counted = kept & filled[-1]
         above, sample = cluster[counted], samples[-1][counted]
         known = nodes.new_zeros(num_clusters) if known is None else known
-        samples.append(_lift(sample, above, known, name))
+        expected = f"each cluster of '{name}' to lie in one sample of 'batch'"
+        samples.append(lift(sample, above, known, expected, "cluster"))
         filled.append(torch.bincount(above, minlength=num_clusters) > 0)
         nodes = torch.arange(num_clusters, device=device) + parent.numel()
         parent = torch.cat([parent, torch.full_like(nodes, -1)])
@@ -172,19 +174,3 @@ def _join_nearest(cluster: Tensor, edges: Tensor) -> Tensor:
         best = torch.full_like(cluster, none)
         best = best.scatter_reduce(0, edges[1, has], offer[has], "amin")
         cluster = torch.where(best < none, best, cluster)
-
-
-def _lift(sample: Tensor, cluster: Tensor, default: Tensor, name: str) -> Tensor:
-    """Sample of each cluster from its members, which must agree."""
-    low, high = (
-        default.scatter_reduce(0, cluster, sample, how, include_self=False)
-        for how in ("amin", "amax")
-    )
-    split = low != high
-    if split.any():
-        first = int(split.nonzero()[0])
-        raise ValueError(
-            f"Expected each cluster of '{name}' to lie in one sample of 'batch' (got cluster "
-            f"{first} in both {int(low[first])} and {int(high[first])})"
-        )
-    return low

@@ -12,12 +12,7 @@ _MARKS = ("index", "batch", "edge", "face", "adj")  # in names that PyG batches 
 
 
 def check_keys(samples: Sequence[Any], excluded: Collection[str] = ()) -> None:
-    """Refuse samples of a batch whose keys differ: PyG takes those of the first one.
-
-    Raises:
-        TypeError: if one is something else than a hierarchy.
-        ValueError: naming the key and two samples.
-    """
+    """Refuse samples of a batch whose keys differ: PyG takes those of the first one."""
     first = _mapping(samples[0], 0)
     for i, sample in enumerate(samples[1:], start=1):
         keys = _mapping(sample, i).keys()
@@ -34,11 +29,7 @@ def check_keys(samples: Sequence[Any], excluded: Collection[str] = ()) -> None:
 
 
 def common_record(samples: Sequence[Any], excluded: Collection[str] = ()) -> dict[str, str]:
-    """What was recorded of the rows of each key, in all samples alike.
-
-    Raises:
-        ValueError: naming the key and two samples, if rows mean different things.
-    """
+    """What was recorded of the rows of each key, in all samples alike."""
     records = [sample._store._recorded() for sample in samples]
     if all(record == records[0] for record in records[1:]):
         return records[0]

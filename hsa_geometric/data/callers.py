@@ -28,9 +28,6 @@ def check_transform() -> None:
     A transform first copies its argument; nothing else tells a Data that it is being transformed,
     and points in another order, or edges that take the place of nodes, may be just as many. To be
     called by ``__copy__``.
-
-    Raises:
-        ValueError: naming the transform and what to do.
     """
     frame: Any = sys._getframe(2)  # copy.copy
     frame = frame.f_back

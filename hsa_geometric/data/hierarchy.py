@@ -406,38 +406,45 @@ class Hierarchy(Data):  # type: ignore[misc]
 
     def _with_nodes(self, out: Hierarchy, keep: Tensor, parent: Tensor) -> Hierarchy:
         """Write into ``out`` the tree of the nodes in ``keep``, whose parents are kept ones."""
-        inner = torch.ones_like(keep)
+        rows = keep.nonzero().view(-1)
+        return self._with_rows(out, rows, count_before(keep)[parent[rows]])
+
+    def _with_rows(self, out: Hierarchy, rows: Tensor, parent: Tensor) -> Hierarchy:
+        """Write into ``out`` a tree of nodes with these rows of nodes here, sorted by sample."""
+        inner = torch.ones_like(self.tree.parent, dtype=torch.bool)
         inner[self.tree.leaf_ids] = False
-        masks = {"tree": keep, "inner": keep[inner]}
-        new_id = count_before(keep)
+        taken = {"tree": rows, "inner": (inner.cumsum(0) - 1)[rows[inner[rows]]]}
         slices = dict(self._store.__dict__.get("_slice_dict", {}))  # of a batch, else empty
         incs = dict(self._store.__dict__.get("_inc_dict", {}))
-        samples = slices.get("parent")
 
         for key, value in self._store.items():
-            mask = masks.get(rows_by_name(key) or "")
-            if mask is None:
+            take = taken.get(rows_by_name(key) or "")
+            if take is None:
                 continue
-            if key == "parent":
-                out.parent = new_id[parent[keep]].to(value.dtype)
-            elif isinstance(value, Tensor):
-                out[key] = value[mask]
-            elif hasattr(value, "select"):
-                out[key] = value.select(mask)
-            elif isinstance(value, list) and samples is not None:
-                parts = mask.cpu().tensor_split(samples[1:-1])
-                out[key] = [v.select(m) for v, m in zip(value, parts, strict=True)]
+            out[key] = parent.to(value.dtype) if key == "parent" else self._take(value, take)
             if isinstance(value, Tensor):
-                before = count_before(mask)
                 if f"{key}_batch" in self._store:
-                    out[f"{key}_batch"] = self[f"{key}_batch"][mask]
-                    out[f"{key}_ptr"] = before[self[f"{key}_ptr"]]
+                    out[f"{key}_batch"] = self[f"{key}_batch"][take]
+                    out[f"{key}_ptr"] = _ends(self[f"{key}_ptr"], take)
                 if key in slices:
-                    slices[key] = before.cpu()[slices[key]]
-        if samples is not None:
+                    slices[key] = _ends(slices[key], take)
+        if "parent" in slices:
             incs["parent"] = slices["parent"][:-1]
             out._slice_dict, out._inc_dict = slices, incs
         return out
+
+    def _take(self, value: Any, rows: Tensor) -> Any:
+        """Rows of nodes, sorted by sample, of a tensor, a record or a batch's list of records."""
+        if isinstance(value, Tensor):
+            return value[rows]
+        if hasattr(value, "select"):
+            return value.select(rows)
+        slices = self._store.__dict__.get("_slice_dict", {})
+        if not isinstance(value, list) or "parent" not in slices:
+            return value
+        ends, rows = slices["parent"], rows.cpu()
+        parts = zip(value, rows.split(_ends(ends, rows).diff().tolist()), ends[:-1], strict=True)
+        return [record.select(part - begin) for record, part, begin in parts]
 
     def __repr__(self) -> str:
         info = []
@@ -459,6 +466,13 @@ torch.serialization.add_safe_globals([Hierarchy])
 
 def _ids(parent: Tensor) -> Tensor:
     return torch.arange(parent.numel(), device=parent.device)
+
+
+def _ends(ends: Tensor, rows: Tensor) -> Tensor:
+    """Where the samples end after rows were taken, in ascending order of samples."""
+    sample = torch.bucketize(rows.to(ends.device), ends[1:], right=True)
+    count = torch.bincount(sample, minlength=ends.numel() - 1)
+    return torch.cat([ends[:1], count.cumsum(0)])
 
 
 def _above_chains(parent: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:

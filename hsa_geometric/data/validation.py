@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_contents(h: Hierarchy) -> None:
-    """Check the tree, the rows of every key, the masses and the faces.
-
-    Raises:
-        TypeError, ValueError: naming the key, at the first fault.
-    """
+    """Check the tree, the rows of every key, the masses and the faces."""
     if "parent" not in h._store:
         raise ValueError(f"Expected 'parent' in '{type(h).__name__}' (got none)")
     tree = h.tree

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hsa_geometric.data.hierarchy import Hierarchy
@@ -13,12 +12,7 @@ from hsa_geometric.data.rows import rows_by_name
 
 
 def check_hierarchy(h: Any, name: str = "h") -> None:
-    """A hierarchy with a tree.
-
-    Raises:
-        TypeError: if it is something else.
-        ValueError: if it has no tree, or one that is no forest.
-    """
+    """A hierarchy with a tree."""
     if not isinstance(h, Hierarchy):
         raise TypeError(f"Expected '{name}' to be a Hierarchy (got {type(h).__name__})")
     if "parent" not in h:
@@ -41,9 +35,6 @@ def node_rows(
     """Every key but ``parent`` with a row for each tree node or inner node, and its value.
 
     That is a tensor, or the names of nodes: one record, or in a batch a list of them.
-
-    Raises:
-        ValueError: at anything else, whose rows can only be left out, not moved or added.
     """
     for key in h.keys():  # noqa: SIM118
         if key == "parent" or rows_by_name(key) not in kinds:
@@ -57,15 +48,3 @@ def node_rows(
                 f"{type(value).__name__}; delete it first: del h['{key}'])"
             )
         yield key, value
-
-
-def take_rows(h: Hierarchy, value: Any, rows: Tensor) -> Any:
-    """Rows ``rows`` of what :func:`node_rows` found; in a batch they must be sorted by sample."""
-    if isinstance(value, Tensor):
-        return value[rows]
-    if not isinstance(value, list):
-        return value.select(rows)
-    ends, rows = h._slice_dict["parent"], rows.cpu()
-    sizes = torch.bincount(torch.bucketize(rows, ends[1:], right=True), minlength=len(value))
-    parts = zip(value, rows.split(sizes.tolist()), ends.tolist(), strict=False)
-    return [record.select(part - begin) for record, part, begin in parts]

@@ -11,7 +11,7 @@ from torch import Tensor
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.data.leaves import check_no_references, take_leaf_rows
 from hsa_geometric.functional.options import check_integers
-from hsa_geometric.surgery._check import check_hierarchy, node_rows, take_rows
+from hsa_geometric.surgery._check import check_hierarchy, node_rows
 
 
 def permute_leaves(h: Hierarchy, perm: Tensor | Sequence[int]) -> Hierarchy:
@@ -66,7 +66,7 @@ def permute_leaves(h: Hierarchy, perm: Tensor | Sequence[int]) -> Hierarchy:
     # An inner node, whose id stays; or the leaf itself, which is all of its tree.
     out.parent = torch.where(above == old, torch.arange(old.numel(), device=old.device), above)
     for key, value in node_rows(h, ("tree",)):
-        out[key] = take_rows(h, value, old)
+        out[key] = h._take(value, old)
     for key in h.keys():  # noqa: SIM118 (of PyG's Data, not of a dict)
         if h.is_node_attr(key):
             out[key] = take_leaf_rows(h, key, perm)

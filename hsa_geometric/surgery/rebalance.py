@@ -16,8 +16,7 @@ from hsa_geometric.functional.layout import (
     root_of,
 )
 from hsa_geometric.functional.options import check_integer
-from hsa_geometric.surgery._check import check_hierarchy, check_no_positions
-from hsa_geometric.surgery._insert import insert_nodes
+from hsa_geometric.surgery._check import check_hierarchy, check_no_positions, node_rows
 from hsa_geometric.tree import TreeIndex
 
 
@@ -103,7 +102,20 @@ def rebalance(
         return out
     stays = torch.cat([keep, keep.new_ones(source.numel() - nodes)])
     new_id = stays.cumsum(0) - 1
-    return insert_nodes(out, new_id[above[stays]], new_id[source[nodes:]])
+    return _insert(out, new_id[above[stays]], new_id[source[nodes:]])
+
+
+def _insert(h: Hierarchy, parent: Tensor, source: Tensor) -> Hierarchy:
+    """Add nodes ``T ..`` with the rows of the inner nodes ``source``, each to its own sample."""
+    _ = list(node_rows(h))  # all of them can be copied
+    row = torch.cat([torch.arange(h.num_tree_nodes, device=source.device), source])
+    order = torch.arange(row.numel(), device=row.device)
+    if "parent" in h._store.__dict__.get("_slice_dict", {}):
+        ends = h._slice_dict["parent"].to(row.device)
+        order = torch.argsort(torch.bucketize(row, ends[1:], right=True), stable=True)
+    new_id = torch.empty_like(order)
+    new_id[order] = torch.arange(order.numel(), device=order.device)
+    return h._with_rows(copy.copy(h), row[order], new_id[parent][order])
 
 
 def _plan(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from ..functional import hierarchical_attention
+from ..functional.layout import root_of
 from ..tree import TreeIndex
 
 
@@ -33,11 +34,7 @@ def tree_of_leaf(tree: TreeIndex) -> Tensor:
         >>> tree_of_leaf(TreeIndex.from_parent(torch.tensor([1, 1, 4, 4, 4])))
         tensor([0, 1, 1])
     """
-    root = tree.parent
-    while not torch.equal(root, root[root]):
-        root = root[root]
-    _, number = root.unique(return_inverse=True)
-    return number[tree.leaf_ids]
+    return tree.position[root_of(tree)][tree.leaf_ids]
 
 
 def assert_rows_sum_to_one(

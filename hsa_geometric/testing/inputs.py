@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..tree import TreeIndex
+from .assertions import tree_of_leaf
 
 MASSES = (None, "random", "zeros")
 
@@ -68,9 +69,5 @@ def attention_inputs(
         if mass == "zeros":
             inputs["mass"][::3] = 0
             if tree.num_trees > 1:
-                root = tree.parent
-                while not torch.equal(root, root[root]):
-                    root = root[root]
-                root = root[tree.leaf_ids]
-                inputs["mass"][root == root.max()] = 0
+                inputs["mass"][tree_of_leaf(tree) == tree.num_trees - 1] = 0
     return {name: x.to(tree.device, dtype) for name, x in inputs.items()}

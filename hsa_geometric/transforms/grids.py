@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 from torch_geometric.data import Data
 
@@ -13,6 +14,7 @@ from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.transforms._base import HierarchyTransform
 
 
+@dataclass(repr=False, eq=False)
 class GridHierarchy(HierarchyTransform):
     r"""Put a quadtree, an octree or levels of patches above the cells of a grid.
 
@@ -38,28 +40,17 @@ class GridHierarchy(HierarchyTransform):
         Hierarchy(leaves=64, nodes=85, depth=3, x=[64, 3], pos=[64, 2])
     """
 
-    def __init__(
-        self,
-        shape: Sequence[int],
-        *,
-        windows: Sequence[int | Sequence[int]] | None = None,
-        branching: int | Sequence[int] | None = None,
-        collapse: bool = True,
-    ) -> None:
-        as_windows(windows, branching, as_shape(shape), default=2)
-        self.shape = tuple(shape)
-        self.windows = windows
-        self.branching = branching
-        self.collapse = collapse
+    shape: Sequence[int]
+    _: KW_ONLY
+    windows: Sequence[int | Sequence[int]] | None = None
+    branching: int | Sequence[int] | None = None
+    collapse: bool = True
+
+    def __post_init__(self) -> None:
+        self.shape = as_shape(self.shape)
+        as_windows(self.windows, self.branching, self.shape, default=2)
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
         check_sample(data)
-        tree = from_grid(
-            self.shape,
-            windows=self.windows,
-            branching=self.branching,
-            collapse=self.collapse,
-            device=device_of(data),
-        )
-        return attach(data, tree)
+        return attach(data, from_grid(**vars(self), device=device_of(data)))

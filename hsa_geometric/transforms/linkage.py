@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch_geometric.data import Data
 
 from hsa_geometric.builders._attach import attach, attribute, check_sample
 from hsa_geometric.builders._coordinates import as_coordinates
+from hsa_geometric.builders._extra import extra
 from hsa_geometric.builders.linkage import (
     check_heights,
     check_num_clusters,
@@ -25,6 +27,7 @@ _EUCLIDEAN = ("centroid", "median", "ward")
 _METHODS = ("single", "complete", "average", "weighted", *_EUCLIDEAN)
 
 
+@dataclass(repr=False, eq=False)
 class LinkageHierarchy(HierarchyTransform):
     r"""Put a dendrogram of agglomerative clustering above the nodes of a graph or a point cloud.
 
@@ -63,26 +66,25 @@ class LinkageHierarchy(HierarchyTransform):
         Hierarchy(leaves=4, nodes=7, depth=2, y=[1], pos=[4, 1], inner_height=[3])
     """
 
-    def __init__(
-        self,
-        method: str = "ward",
-        metric: str = "euclidean",
-        *,
-        attr: str = "pos",
-        heights: Sequence[float] | None = None,
-        num_clusters: Sequence[int] | None = None,
-        min_cluster_size: int | None = None,
-    ) -> None:
-        check_choice(method, "method", _METHODS)
-        if method in _EUCLIDEAN and metric != "euclidean":
-            raise ValueError(f"Expected metric='euclidean' for method={method!r} (got {metric!r})")
-        check_one_way(heights, num_clusters, min_cluster_size)
-        self.method = method
-        self.metric = metric
-        self.attr = attr
-        self.heights = None if heights is None else check_heights(heights)
-        self.num_clusters = None if num_clusters is None else check_num_clusters(num_clusters)
-        self.min_cluster_size = min_cluster_size
+    method: str = "ward"
+    metric: str = "euclidean"
+    _: KW_ONLY
+    attr: str = "pos"
+    heights: Sequence[float] | None = None
+    num_clusters: Sequence[int] | None = None
+    min_cluster_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice(self.method, "method", _METHODS)
+        if self.method in _EUCLIDEAN and self.metric != "euclidean":
+            raise ValueError(
+                f"Expected metric='euclidean' for method={self.method!r} (got {self.metric!r})"
+            )
+        check_one_way(self.heights, self.num_clusters, self.min_cluster_size)
+        if self.heights is not None:
+            self.heights = check_heights(self.heights)
+        if self.num_clusters is not None:
+            self.num_clusters = check_num_clusters(self.num_clusters)
 
     def forward(self, data: Data) -> Hierarchy:
         """Build the tree of one sample."""
@@ -93,12 +95,8 @@ class LinkageHierarchy(HierarchyTransform):
         x = as_coordinates(x, self.attr, "row").detach()
         Z = np.empty((0, 4))
         if x.shape[0] > 1:
-            try:
+            with extra("clusters", "LinkageHierarchy needs SciPy"):
                 from scipy.cluster.hierarchy import linkage
-            except ImportError as error:
-                raise ImportError(
-                    "LinkageHierarchy needs SciPy: pip install 'hsa_geometric[clusters]'"
-                ) from error
             Z = linkage(x.double().cpu().numpy(), self.method, self.metric)
         tree = from_linkage(
             Z,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
+
 from torch_geometric.data import Data
 
 from hsa_geometric.builders._attach import check_sample
@@ -11,6 +13,7 @@ from hsa_geometric.functional.options import check_bool
 from hsa_geometric.transforms._base import HierarchyTransform
 
 
+@dataclass(repr=False, eq=False)
 class MeshHierarchy(HierarchyTransform):
     r"""Give the vertices of a mesh their areas and the tree of shells and pieces.
 
@@ -37,34 +40,19 @@ class MeshHierarchy(HierarchyTransform):
         Hierarchy(leaves=4, nodes=5, depth=1, pos=[4, 3], face=[3, 2], edge_index=[2, 10], mass=[4])
     """
 
-    def __init__(
-        self,
-        method: str = "pca",
-        *,
-        branching: int = 8,
-        leaf_size: int | None = None,
-        split_components: bool = True,
-        mass: str | None = "area",
-        progress: bool = False,
-    ) -> None:
-        check_bool(progress, "progress")
-        check_options(method, branching, leaf_size, mass)
-        self.method = method
-        self.branching = branching
-        self.leaf_size = leaf_size
-        self.split_components = split_components
-        self.mass = mass
-        self.progress = progress
+    method: str = "pca"
+    _: KW_ONLY
+    branching: int = 8
+    leaf_size: int | None = None
+    split_components: bool = True
+    mass: str | None = "area"
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        check_bool(self.progress, "progress")
+        check_options(self.method, self.branching, self.leaf_size, self.mass)
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
         check_sample(data)
-        return from_mesh(
-            data,
-            method=self.method,
-            branching=self.branching,
-            leaf_size=self.leaf_size,
-            split_components=self.split_components,
-            mass=self.mass,
-            progress=self.progress,
-        )
+        return from_mesh(data, **vars(self))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from torch_geometric.data import Data
 
@@ -12,6 +13,7 @@ from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.transforms._base import HierarchyTransform
 
 
+@dataclass(repr=False, eq=False)
 class MoleculeHierarchy(HierarchyTransform):
     r"""Give molecules the tree of their groups: fragments, ring systems, and so on.
 
@@ -34,8 +36,10 @@ class MoleculeHierarchy(HierarchyTransform):
         tensor([11, 11, 11, 12, 10, 10, 10, 10, 10, 10, 12, 12, 12])
     """
 
-    def __init__(self, levels: Iterable[str] = ("brics", "rings")) -> None:
-        self.levels = check_levels(levels)
+    levels: Iterable[str] = ("brics", "rings")
+
+    def __post_init__(self) -> None:
+        self.levels = check_levels(self.levels)
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch_geometric.data import Data
 
 from hsa_geometric.builders._attach import attach, attribute, check_sample
@@ -10,6 +12,7 @@ from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.transforms._base import HierarchyTransform
 
 
+@dataclass(repr=False, eq=False)
 class NestedSignalHierarchy(HierarchyTransform):
     r"""Turn the nested signal that a Data holds into its hierarchy.
 
@@ -34,16 +37,17 @@ class NestedSignalHierarchy(HierarchyTransform):
         (tensor([4, 4, 3, 3, 3]), 1.0, {'a': [1.5, 2.5], 'b': 3.5})
     """
 
-    def __init__(self, signal: NestedSignal, attr: str = "signal") -> None:
-        if not isinstance(signal, NestedSignal):
-            raise TypeError(f"Expected 'signal' to be a NestedSignal (got {type(signal).__name__})")
-        self.signal = signal
-        self.attr = attr
+    signal: NestedSignal
+    attr: str = "signal"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.signal, NestedSignal):
+            got = type(self.signal).__name__
+            raise TypeError(f"Expected 'signal' to be a NestedSignal (got {got})")
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has but the signal."""
         check_sample(data)
-        tree = self.signal.to_hierarchy(attribute(data, self.attr))
-        h = attach(data, tree)
+        h = attach(data, self.signal.to_hierarchy(attribute(data, self.attr)))
         del h[self.attr]
         return h

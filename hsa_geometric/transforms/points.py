@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
+
 from torch_geometric.data import Data
 
 from hsa_geometric.builders._attach import attach, attribute
@@ -12,6 +14,7 @@ from hsa_geometric.functional.options import check_bool
 from hsa_geometric.transforms._base import HierarchyTransform
 
 
+@dataclass(repr=False, eq=False)
 class PointHierarchy(HierarchyTransform):
     r"""Give points the tree of their balanced bisection.
 
@@ -36,29 +39,17 @@ class PointHierarchy(HierarchyTransform):
         Hierarchy(leaves=100, nodes=153, depth=4, x=[100, 8], pos=[100, 3])
     """
 
-    def __init__(
-        self,
-        method: str = "kd",
-        *,
-        branching: int = 8,
-        leaf_size: int | None = None,
-        progress: bool = False,
-    ) -> None:
-        check_bool(progress, "progress")
-        check_options(method, branching, leaf_size)
-        self.method = method
-        self.branching = branching
-        self.leaf_size = leaf_size
-        self.progress = progress
+    method: str = "kd"
+    _: KW_ONLY
+    branching: int = 8
+    leaf_size: int | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        check_bool(self.progress, "progress")
+        check_options(self.method, self.branching, self.leaf_size)
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
-        tree = from_points(
-            attribute(data, "pos"),
-            method=self.method,
-            branching=self.branching,
-            leaf_size=self.leaf_size,
-            progress=self.progress,
-            batch=data.get("batch"),
-        )
+        tree = from_points(attribute(data, "pos"), batch=data.get("batch"), **vars(self))
         return attach(data, tree)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 from torch_geometric.data import Data
 
@@ -14,6 +15,7 @@ from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.transforms._base import HierarchyTransform
 
 
+@dataclass(repr=False, eq=False)
 class SequenceHierarchy(HierarchyTransform):
     r"""Put windows, or units of your own, above the nodes of a Data, taken as a sequence.
 
@@ -40,44 +42,32 @@ class SequenceHierarchy(HierarchyTransform):
         Hierarchy(leaves=5, nodes=9, depth=3, x=[5, 8])
     """
 
-    def __init__(
-        self,
-        *,
-        windows: Sequence[int] | None = None,
-        branching: int | None = None,
-        boundaries: Sequence[str] | None = None,
-        collapse: bool = True,
-    ) -> None:
-        as_windows(windows, branching, (1,), default=8)
-        if boundaries is not None:
-            if isinstance(boundaries, str) or not all(isinstance(b, str) for b in boundaries):
+    _: KW_ONLY
+    windows: Sequence[int] | None = None
+    branching: int | None = None
+    boundaries: Sequence[str] | None = None
+    collapse: bool = True
+
+    def __post_init__(self) -> None:
+        as_windows(self.windows, self.branching, (1,), default=8)
+        if (names := self.boundaries) is not None:
+            if isinstance(names, str) or not all(isinstance(name, str) for name in names):
                 raise TypeError("Expected 'boundaries' to be a list of names of attributes")
-            if windows is not None or branching is not None:
+            if self.windows is not None or self.branching is not None:
                 raise ValueError("Expected one of 'windows', 'branching', 'boundaries'")
-        self.windows = windows
-        self.branching = branching
-        self.boundaries = boundaries
-        self.collapse = collapse
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
         check_sample(data)
-        boundaries = None
+        options = dict(vars(self))
         if self.boundaries is not None:
-            boundaries = [attribute(data, name) for name in self.boundaries]
+            options["boundaries"] = [attribute(data, name) for name in self.boundaries]
         if not data.num_nodes:
             raise ValueError("Expected 'data' to have nodes (got none)")
-        tree = from_sequence(
-            data.num_nodes,
-            windows=self.windows,
-            branching=self.branching,
-            boundaries=boundaries,
-            collapse=self.collapse,
-            device=device_of(data),
-        )
-        return attach(data, tree)
+        return attach(data, from_sequence(data.num_nodes, **options, device=device_of(data)))
 
 
+@dataclass(repr=False, eq=False)
 class TextHierarchy(HierarchyTransform):
     r"""Put sections, paragraphs and sentences above the tokens of a text.
 
@@ -104,19 +94,14 @@ class TextHierarchy(HierarchyTransform):
         tensor([6, 6, 6, 7, 7, 7, 8, 8, 8])
     """
 
-    def __init__(
-        self,
-        levels: Sequence[Level] = ("section", "paragraph", "sentence"),
-        *,
-        text: str = "text",
-        tokens: str | None = None,
-        collapse: bool = True,
-    ) -> None:
-        as_patterns(levels)
-        self.levels = levels
-        self.text = text
-        self.tokens = tokens
-        self.collapse = collapse
+    levels: Sequence[Level] = ("section", "paragraph", "sentence")
+    _: KW_ONLY
+    text: str = "text"
+    tokens: str | None = None
+    collapse: bool = True
+
+    def __post_init__(self) -> None:
+        as_patterns(self.levels)
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
@@ -128,6 +113,7 @@ class TextHierarchy(HierarchyTransform):
         return attach(data, tree.to(device_of(data)))
 
 
+@dataclass(repr=False, eq=False)
 class MarkdownHierarchy(HierarchyTransform):
     r"""Put sections, blocks and sentences above the tokens of a Markdown text.
 
@@ -152,12 +138,10 @@ class MarkdownHierarchy(HierarchyTransform):
         tensor([11, 11, 11,  9,  9,  9, 10, 10, 10, 12, 12, 13, 13, 13])
     """
 
-    def __init__(
-        self, *, text: str = "text", tokens: str | None = None, collapse: bool = True
-    ) -> None:
-        self.text = text
-        self.tokens = tokens
-        self.collapse = collapse
+    _: KW_ONLY
+    text: str = "text"
+    tokens: str | None = None
+    collapse: bool = True
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""

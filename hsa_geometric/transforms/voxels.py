@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
+
 from torch_geometric.data import Data
 
 from hsa_geometric.builders._attach import attach, attribute
@@ -11,6 +13,7 @@ from hsa_geometric.functional.options import check_bool
 from hsa_geometric.transforms._base import HierarchyTransform
 
 
+@dataclass(repr=False, eq=False)
 class VoxelHierarchy(HierarchyTransform):
     r"""Give points the tree of the voxels they lie in: a quadtree or octree.
 
@@ -34,23 +37,16 @@ class VoxelHierarchy(HierarchyTransform):
         Hierarchy(leaves=3, nodes=8, depth=3, pos=[3, 2])
     """
 
-    def __init__(
-        self, *, size: float | None = None, levels: int | None = None, progress: bool = False
-    ) -> None:
-        check_bool(progress, "progress")
-        check_options(size, levels)
-        self.size = size
-        self.levels = levels
-        self.progress = progress
+    _: KW_ONLY
+    size: float | None = None
+    levels: int | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        check_bool(self.progress, "progress")
+        check_options(self.size, self.levels)
 
     def forward(self, data: Data) -> Hierarchy:
         """Return a hierarchy with all that :obj:`data` has."""
-        pos = attribute(data, "pos")
-        tree = from_voxels(
-            pos,
-            size=self.size,
-            levels=self.levels,
-            batch=data.get("batch"),
-            progress=self.progress,
-        )
+        tree = from_voxels(attribute(data, "pos"), batch=data.get("batch"), **vars(self))
         return attach(data, tree)

@@ -14,7 +14,8 @@ from torch_geometric.data import Data
 from torch_geometric.utils import coalesce
 
 from hsa_geometric.builders._attach import attribute, carried
-from hsa_geometric.builders._ids import as_batch
+from hsa_geometric.builders._extra import extra
+from hsa_geometric.builders._ids import as_batch, first
 from hsa_geometric.functional.edges import check_edge_index, check_range, check_samples
 from hsa_geometric.functional.options import check_integer
 
@@ -44,23 +45,12 @@ class Graph:
 
     def adjacency(self) -> Any:
         """Symmetric ``[N, N]`` SciPy matrix of the weights, in CSR form."""
-        import_scipy()
-        from scipy.sparse import csr_array
-
+        with extra("clusters", "This method of from_graph needs SciPy"):
+            from scipy.sparse import csr_array
         row, col = self.edge_index.cpu().numpy()
         weight, size = self.weight.cpu().numpy(), self.num_nodes
         upper = csr_array((weight, (row, col)), shape=(size, size))
         return (upper + upper.T).tocsr()
-
-
-def import_scipy() -> None:
-    """Say which extra brings SciPy if it is missing."""
-    try:
-        import scipy.sparse  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "This method of from_graph needs SciPy: pip install 'hsa_geometric[clusters]'"
-        ) from error
 
 
 def read_graph(
@@ -159,9 +149,7 @@ def _check_weight(weight: Weights | None, edge_index: Tensor, name: str) -> Tens
             f"Expected '{name}' to have one entry for each of the {num_edges} edges "
             f"(got shape {list(weight.shape)})"
         )
-    bad = ~(weight.isfinite() & (weight >= 0))
-    if bad.any():
-        edge = int(bad.nonzero()[0])
+    if (edge := first(~(weight.isfinite() & (weight >= 0)))) is not None:
         raise ValueError(
             f"Expected '{name}' to be finite and not negative "
             f"(got {name}[{edge}] = {weight[edge].item()})"

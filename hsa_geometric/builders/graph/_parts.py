@@ -25,15 +25,10 @@ def cut_down(
 ) -> Tensor:
     """Forest of parts: one tree for each component, down to parts of ``leaf_size`` nodes.
 
-    Args:
-        graph: the graph.
-        split: part of each node, from the adjacency matrix of a connected part.
-        step: told how many nodes found their family.
-        branching: the number of parts that ``split`` makes.
-        leaf_size: parts of at most that many nodes become families.
-
-    A part that fell apart is cut in two where one of its components ends, as near to the middle as
-    can be; one that ``split`` leaves whole is halved in the order of its nodes.
+    ``split`` says the part of each node, of ``branching`` ones, from the adjacency matrix of a
+    connected part; ``step`` is told how many nodes found their family. A part that fell apart is
+    cut in two where one of its components ends, as near to the middle as can be; one that ``split``
+    leaves whole is halved in the order of its nodes.
     """
     adjacency = graph.adjacency()
     num_nodes, whole = graph.num_nodes, max(leaf_size, branching)

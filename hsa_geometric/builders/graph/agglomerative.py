@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._extra import extra
 from hsa_geometric.builders._progress import Step, no_step
 from hsa_geometric.builders.graph._graph import Graph
 from hsa_geometric.builders.graph._parts import components_of, parts_of
@@ -25,12 +26,8 @@ def agglomerative(
 ) -> Tensor:
     """Forest of binary trees: the order in which neighbours merge."""
     check_choice(linkage, "linkage", LINKAGES)
-    try:
+    with extra("clusters", "method='agglomerative' needs scikit-learn"):
         from sklearn.cluster import AgglomerativeClustering
-    except ImportError as error:
-        raise ImportError(
-            "method='agglomerative' needs scikit-learn: pip install 'hsa_geometric[clusters]'"
-        ) from error
     points = _features(graph, features)
     adjacency = graph.adjacency()
     num_nodes = graph.num_nodes

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._forest import stack
 from hsa_geometric.builders._progress import Step, no_step
-from hsa_geometric.builders.graph._forest import stack
 from hsa_geometric.builders.graph._graph import Graph
 from hsa_geometric.builders.graph._parts import components_of, parts_of
 from hsa_geometric.functional.options import check_choice, check_integer, check_positive

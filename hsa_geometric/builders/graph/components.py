@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._forest import stack
 from hsa_geometric.builders._progress import Step, no_step
-from hsa_geometric.builders.graph._forest import stack
 from hsa_geometric.builders.graph._graph import Graph
 from hsa_geometric.builders.graph._parts import components_of
 

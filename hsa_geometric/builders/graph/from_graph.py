@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from hsa_geometric.builders._attach import attach
+from hsa_geometric.builders._forest import join
 from hsa_geometric.builders._ids import Ids
 from hsa_geometric.builders._progress import counting
 from hsa_geometric.builders.from_parent import from_parent
-from hsa_geometric.builders.graph._forest import join
 from hsa_geometric.builders.graph._graph import Weights, read_graph
 from hsa_geometric.builders.graph.agglomerative import agglomerative
 from hsa_geometric.builders.graph.communities import communities
@@ -36,11 +36,7 @@ METHODS: dict[str, Callable[..., Tensor]] = {
 
 
 def check_options(method: str, options: Iterable[str]) -> None:
-    """A method that there is, and options that it takes.
-
-    Raises:
-        ValueError: listing the choices.
-    """
+    """A method that there is, and options that it takes."""
     check_choice(method, "method", METHODS)
     parameters = inspect.signature(METHODS[method]).parameters.values()
     taken = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
+from hsa_geometric.builders._forest import stack
+from hsa_geometric.builders._ids import places
 from hsa_geometric.builders._progress import Step, no_step
-from hsa_geometric.builders.graph._forest import stack
 from hsa_geometric.builders.graph._graph import Graph
 from hsa_geometric.functional.options import check_bool, check_integer
 
@@ -26,7 +27,7 @@ def matching(graph: Graph, step: Step = no_step, *, seed: int = 0, two_hop: bool
     levels: list[Tensor] = []
     while edge_index.numel() > 0:
         # Chance depends on places within the sample, so a batch gives what its samples give alone.
-        noise = _hash(_place(sample)[edge_index], seed + len(levels))
+        noise = _hash(places(sample)[edge_index], seed + len(levels))
         similarity = weight / (size[edge_index[0]] * size[edge_index[1]])
         order = noise.argsort(stable=True)
         order = order[similarity[order].argsort(descending=True, stable=True)]
@@ -94,23 +95,12 @@ def _leftovers(edge_index: Tensor, leader: Tensor, two_hop: bool) -> Tensor:
     if not two_hop:
         leader[left] = leader[hub]
         return leader
-    place = _place(hub)
-    first = left.roll(1)  # the one before, of the same hub where `place` is odd
-    second = place % 2 == 1
+    first = left.roll(1)  # the one before, of the same hub where the place in it is odd
+    second = places(hub) % 2 == 1
     alone = ~second & ~second.roll(-1)
     leader[left[second]] = first[second]
     leader[left[alone]] = leader[hub[alone]]
     return leader
-
-
-def _place(group: Tensor) -> Tensor:
-    """How many entries of the same group come before each."""
-    order = group.argsort(stable=True)
-    sizes = torch.bincount(group)
-    start = sizes.cumsum(0) - sizes
-    place = torch.empty_like(group)
-    place[order] = torch.arange(group.numel(), device=group.device) - start[group[order]]
-    return place
 
 
 def _hash(pair: Tensor, salt: int) -> Tensor:

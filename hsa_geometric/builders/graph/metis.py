@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from hsa_geometric.builders._extra import extra
 from hsa_geometric.builders._progress import Step, no_step
 from hsa_geometric.builders.graph._graph import Graph
 from hsa_geometric.builders.graph._parts import Labels, cut_down
@@ -27,12 +28,8 @@ def metis(
     leaf_size = branching if leaf_size is None else leaf_size
     check_integer(leaf_size, "leaf_size", 2)
     check_integer(seed, "seed", 0)
-    try:
+    with extra("clusters", "method='metis' needs pymetis"):
         import pymetis  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "method='metis' needs pymetis: pip install 'hsa_geometric[clusters]'"
-        ) from error
     split = partial(_split, branching=branching, seed=seed)
     return cut_down(graph, split, step, branching=branching, leaf_size=leaf_size)
 

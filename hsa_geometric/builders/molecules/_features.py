@@ -35,12 +35,8 @@ def featurize(mol: Any, given: Collection[str], name: str) -> Data:
 
     Where it has no number for an atom and :obj:`x` is given, the result goes without; likewise
     for bonds and :obj:`edge_attr`.
-
-    Raises:
-        ValueError: naming the molecule by :obj:`name`, atom or bond, value and remedy, where none
-            is given.
     """
-    from torch_geometric.utils import from_rdmol
+    from torch_geometric.utils import from_rdmol, to_undirected
     from torch_geometric.utils.smiles import e_map, x_map
 
     try:
@@ -54,11 +50,10 @@ def featurize(mol: Any, given: Collection[str], name: str) -> Data:
     bonds = {f"the bond {b.GetBeginAtomIdx()}-{b.GetEndAtomIdx()}": b for b in bonds_of(mol)}
     ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds.values()]
     edge_index = torch.tensor(ends, dtype=torch.long).view(-1, 2).t()
-    edge_index = torch.cat([edge_index, edge_index.flip(0)], dim=1)
-    order = (edge_index[0] * mol.GetNumAtoms() + edge_index[1]).argsort()
-    data.edge_index = edge_index[:, order]
+    data.edge_index = to_undirected(edge_index, num_nodes=mol.GetNumAtoms())
     if "edge_attr" not in given:
-        data.edge_attr = _number(bonds, _BOND, e_map, "edge_attr", name).repeat(2, 1)[order]
+        attr = _number(bonds, _BOND, e_map, "edge_attr", name)
+        data.edge_attr = to_undirected(edge_index, attr, mol.GetNumAtoms())[1]
     return data
 
 

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from hsa_geometric.builders._extra import extra
+
 
 def import_chem(caller: str) -> Any:
-    """Return ``rdkit.Chem``.
-
-    Raises:
-        ImportError: naming the function that needs RDKit, and the extra that brings it.
-    """
-    try:
+    """Return ``rdkit.Chem``."""
+    with extra("molecules", f"{caller} needs RDKit"):
         from rdkit import Chem
-    except ImportError as error:
-        raise ImportError(
-            f"{caller} needs RDKit: pip install 'hsa_geometric[molecules]'"
-        ) from error
     return Chem
 
 
 def parse_smiles(smiles: str, Chem: Any) -> Any:
-    """Read a SMILES as PyG does. RDKit's log is silent meanwhile: its complaint is in the error.
-
-    Raises:
-        TypeError: if :obj:`smiles` is no string.
-        ValueError: naming the SMILES, if RDKit cannot read it or it holds no atom.
-    """
+    """Read a SMILES as PyG does. RDKit's log is silent meanwhile: its complaint is in the error."""
     from rdkit import rdBase
 
     if not isinstance(smiles, str):

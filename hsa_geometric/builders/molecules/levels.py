@@ -63,18 +63,11 @@ def _components(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
 
 def _scaffold(mol: Any, bonds: list[_Bond]) -> tuple[set[int], Bonds]:
     """The atoms of RDKit's ``MurckoDecompose``, which takes all shortest paths to find them."""
-    from networkx import Graph, connected_components
+    from networkx import Graph, connected_components, k_core
 
     rings = {i for bond in bonds if bond.in_ring for i in bond.ends}
-    graph = Graph(bond.ends for bond in bonds)
-    ends = [i for i, degree in graph.degree if degree == 1]
-    while ends:  # what is left are rings and what links them
-        i = ends.pop()
-        for j in list(graph[i]):
-            graph.remove_edge(i, j)
-            if graph.degree[j] == 1:
-                ends.append(j)
-    linked = (part for part in connected_components(graph) if not rings.isdisjoint(part))
+    core = k_core(Graph(bond.ends for bond in bonds), 2)  # rings and what links them
+    linked = (part for part in connected_components(core) if not rings.isdisjoint(part))
     atoms = set().union(*linked)
     double = [(i, j) for (i, j), _, is_double, _ in bonds if is_double]
     atoms |= {j for i, j in double if i in atoms} | {i for i, j in double if j in atoms}
@@ -156,12 +149,7 @@ LEVELS: dict[str, tuple[str, _Rule]] = {
 
 
 def check_levels(levels: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of levels, coarse to fine.
-
-    Raises:
-        TypeError: if they are no list of strings.
-        ValueError: if one is unknown, comes twice, or stands where it would be without effect.
-    """
+    """Return the names of levels, coarse to fine."""
     if isinstance(levels, str) or not isinstance(levels, Iterable):
         raise TypeError(f"Expected 'levels' to be a list of names (got {levels!r})")
     names = tuple(levels)

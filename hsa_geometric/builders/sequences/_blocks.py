@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from hsa_geometric.builders._extra import extra
+
 _KIND_OF = {
     "heading": "heading",
     "paragraph": "paragraph",
@@ -35,12 +37,8 @@ def blocks(text: str) -> list[Block]:
     A heading that is in no list or quotation opens a section, which ends at the next such heading
     of the same or a higher rank.
     """
-    try:
+    with extra("text", "from_markdown needs markdown-it-py"):
         from markdown_it import MarkdownIt
-    except ImportError as error:
-        raise ImportError(
-            "from_markdown needs markdown-it-py: pip install 'hsa_geometric[text]'"
-        ) from error
 
     lines = [0, *(match.end() for match in re.finditer(r"\r\n?|\n", text)), len(text)]
     out: list[Block] = []

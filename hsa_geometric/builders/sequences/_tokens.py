@@ -5,25 +5,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._ids import as_integers, first
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.builders.sequences._nest import nest, refine
 from hsa_geometric.builders.sequences._unicode import words
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional.layout import over_subtrees
-from hsa_geometric.functional.options import check_integers
 
 
 def as_offsets(text: str, tokens: Any) -> Tensor:
-    """``[N, 2]`` first character of each token and the one behind its last: checked, or of words.
-
-    Raises:
-        TypeError: if ``text`` is no string or ``tokens`` hold no integers.
-        ValueError: if ``text`` is blank, or ``tokens`` are no character ranges of it.
-    """
+    """``[N, 2]`` first character of each token, or word, and the one behind its last."""
     if not isinstance(text, str):
         raise TypeError(f"Expected 'text' to be a string (got {type(text).__name__})")
     if not text or text.isspace():
@@ -35,15 +29,7 @@ def as_offsets(text: str, tokens: Any) -> Tensor:
                 f"Expected 'text' to hold words (got {text[:20]!r}, of which nothing can be seen)"
             )
         return torch.tensor(found)
-    if isinstance(tokens, Tensor):
-        offset = tokens.detach()
-    else:
-        try:
-            array = np.array(tokens)
-            offset = torch.from_numpy(array.astype(np.int64) if array.size == 0 else array)
-        except (TypeError, ValueError) as error:  # ragged, or objects
-            raise TypeError(f"Expected 'tokens' to hold pairs of integers ({error})") from error
-    check_integers(offset, "tokens")
+    offset = as_integers(tokens, "tokens", "Expected 'tokens' to hold pairs of integers (")
     if offset.numel() == 0:
         raise ValueError("Expected 'tokens' to hold at least one token (got none)")
     if offset.dim() != 2 or offset.size(1) != 2:
@@ -53,9 +39,7 @@ def as_offsets(text: str, tokens: Any) -> Tensor:
         )
     offset = offset.long()
     start, end = offset.unbind(1)
-    bad = (start < 0) | (end < start) | (end > len(text))
-    if bad.any():
-        token = int(bad.nonzero()[0])
+    if (token := first((start < 0) | (end < start) | (end > len(text)))) is not None:
         raise ValueError(
             f"Expected 'tokens' to be character ranges within the {len(text)} characters of 'text' "
             f"(got tokens[{token}] = {offset[token].tolist()})"

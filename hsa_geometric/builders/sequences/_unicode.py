@@ -10,6 +10,8 @@ import functools
 import re
 from typing import Any
 
+from hsa_geometric.builders._extra import extra
+
 _ENDS = r"\n\r\x85\u2028\u2029"  # characters that end a line
 _END = rf"(?>\r\n|[{_ENDS}])"
 _BLANK = rf"[^\S{_ENDS}]"
@@ -88,10 +90,6 @@ def words(text: str) -> list[tuple[int, int]]:
 
 
 def _regex() -> Any:
-    try:
+    with extra("text", "Words and sentences of a text need regex"):
         import regex
-    except ImportError as error:
-        raise ImportError(
-            "Words and sentences of a text need regex: pip install 'hsa_geometric[text]'"
-        ) from error
     return regex

@@ -17,10 +17,6 @@ def as_windows(
 
     Either the given ones, or the powers of the branching factor (``default`` if that is missing
     too) until one holds all of ``shape``.
-
-    Raises:
-        TypeError, ValueError: if both are given, if a size is no positive integer, if there is not
-            one for each axis, or if a window is no whole multiple of the one before.
     """
     ones = (1,) * len(shape)
     if windows is not None:

@@ -35,7 +35,7 @@ MARKDOWN_KINDS: tuple[str, ...] = (
 )
 """What the numbers in ``tree_kind`` of :func:`from_markdown` stand for."""
 
-_OF_LINES = ("code", "table", "html")
+_OF_LINES = [MARKDOWN_KINDS.index(name) for name in ("code", "table", "html")]
 
 
 def from_markdown(
@@ -107,9 +107,7 @@ def from_markdown(
         innermost = torch.where(unit < 0, innermost, kind)
 
     # The finest level: sentences in paragraphs, lines in what is read by lines.
-    line = torch.zeros_like(anchor, dtype=torch.bool)
-    for name in _OF_LINES:
-        line |= innermost == MARKDOWN_KINDS.index(name)
+    line = torch.isin(innermost, torch.tensor(_OF_LINES, device=anchor.device))
     paragraph = innermost == MARKDOWN_KINDS.index("paragraph")
     sentences, lines = (
         units_from(begins(pattern(level), text), anchor) for level in ("sentence", "line")

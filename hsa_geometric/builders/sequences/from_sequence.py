@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsa_geometric.builders._ids import Ids, as_ids
+from hsa_geometric.builders._ids import Ids, as_ids, first
 from hsa_geometric.builders.from_parent import from_parent
 from hsa_geometric.builders.sequences._nest import nest, refine
 from hsa_geometric.builders.sequences._windows import as_windows
@@ -145,8 +145,7 @@ def _units(vector: Tensor, i: int, batch: Tensor, start: Tensor) -> Tensor:
     step = torch.zeros_like(vector)
     step[1:] = vector.diff()
     step[start] = 0  # each sequence may count from the beginning
-    if (step < 0).any():
-        at = int((step < 0).nonzero()[0])
+    if (at := first(step < 0)) is not None:
         raise ValueError(
             f"Expected 'boundaries[{i}]' to number the units in ascending order "
             f"(got {int(vector[at])} after {int(vector[at - 1])} at token {at}); "

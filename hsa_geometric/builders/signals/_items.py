@@ -55,11 +55,7 @@ class SignalItems:
 
     @staticmethod
     def join(records: Any, further: Any = ()) -> SignalItems:
-        """Refused.
-
-        Raises:
-            ValueError: always, with what to do.
-        """
+        """Refused."""
         raise ValueError(
             "Expected hierarchies without 'tree_items', as the joined signal is another one; build "
             "it from the list of the signals, or del h['tree_items']"

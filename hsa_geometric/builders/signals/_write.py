@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,34 +13,7 @@ from hsa_geometric.builders.signals._items import Item, SignalItems, path
 from hsa_geometric.builders.signals._leaves import LeafType, Leaves, described
 from hsa_geometric.builders.signals.marks import CONTAINERS, Typed
 
-
-class Nodes:
-    """Nodes so far, leaves or inner ones, in arrays that grow."""
-
-    def __init__(self, columns: int):
-        self.columns = columns
-        self.parent, self.kind, self.item, self.rank = (array("q") for _ in range(4))
-        self.place = array("f")
-
-    def add(self, parent: int, kind: int, item: int, place: float) -> None:
-        """One node, at a place of one number."""
-        for column, number in zip(
-            (self.parent, self.kind, self.item, self.rank), (parent, kind, item, 0), strict=True
-        ):
-            column.append(number)
-        self.place.extend([place, *[0.0] * (self.columns - 1)])
-
-    def extend(self, parent: Tensor, kind: int, item: int, place: Tensor | None, rank: Any) -> None:
-        """Several nodes of one item."""
-        n = parent.numel()
-        self.parent.frombytes(parent.numpy().tobytes())
-        self.kind.extend(array("q", [kind]) * n)
-        self.item.extend(array("q", [item]) * n)
-        self.rank.frombytes(np.broadcast_to(np.asarray(rank, dtype=np.int64), n).tobytes())
-        wide = torch.zeros(n, self.columns)
-        if place is not None:
-            wide[:, : place.shape[1]] = place.detach()
-        self.place.frombytes(wide.numpy().tobytes())
+ONE = torch.zeros(1, dtype=torch.int64)  # tree of a single node
 
 
 class Writer:
@@ -52,33 +23,31 @@ class Writer:
         self.types, self.keys = types, keys
         self.kinds = {domain: kind for kind, domain in enumerate(domains)}
         self.numbers = {name: number for number, name in enumerate(types)}
-        columns = max(1, *(leaf.columns for leaf in types.values()))
-        self.leaves, self.inner = Nodes(columns), Nodes(columns)
-        self.leaf_type = array("q")
         self.items: list[Item] = []
+        self.kind: list[int] = []  # of each item among the members of what holds it
+        self.place: list[float] = []
+        self.leaves: list[Leaves] = []  # of each item; a list or dict has none
         self.at: list[Any] = []  # keys and indices on the way to what is being read
-        self.rows: dict[str, list[Any]] = {name: [] for name in types}
-        self.edges: list[Tensor] = []
-        self.edge_attr: list[Tensor] = []
 
     def read(self, signal: Any) -> None:
         """Walk the signal without recursion."""
-        # One entry for each list or dict that is open: its members, number, node and domain.
+        # One entry for each list or dict that is open: its members, number and domain.
         root: Iterator[Any] = iter([(None, signal, 0.0)])
-        reading = [(root, -1, -1, "set")]
+        reading = [(root, -1, "set")]
         at, within = self.at, {-1: None}
         at.append(None)
         while reading:
-            members, above, node, domain = reading[-1]
+            members, above, domain = reading[-1]
             at[-1], value, place = next(members, (None, None, -1.0))
             if place < 0:
                 reading.pop()
                 at.pop()
                 within.popitem()
                 continue
-            kind = self.kinds[domain]
+            self.kind.append(self.kinds[domain])
+            self.place.append(place)
             if type(value) not in CONTAINERS:
-                self._leaf(value, above, node, kind, place)
+                self._leaf(value, above)
                 continue
             if not value:
                 raise ValueError(f"Expected {self._where()} to hold something (got {value!r})")
@@ -90,10 +59,9 @@ class Writer:
                     f"Expected 'domains' to have '{below}', on which what {self._where()} holds "
                     f"stands (got {list(self.kinds)})"
                 )
-            number, inner = len(self.items), len(self.inner.parent)
+            reading.append((self._members(value, below), len(self.items), below))
             self.items.append(Item(above, at[-1], type(value).__name__))
-            self.inner.add(node, kind, number, place)
-            reading.append((self._members(value, below), number, inner, below))
+            self.leaves.append(Leaves(None))
             at.append(None)
             within[id(value)] = None
 
@@ -121,46 +89,18 @@ class Writer:
             )
         return float(self.keys[key])
 
-    def _leaf(self, value: Any, above: int, node: int, kind: int, place: float) -> None:
-        """The leaves of a value, and the nodes between them and the list or dict that holds it."""
+    def _leaf(self, value: Any, above: int) -> None:
+        """The leaves of a value."""
         marked = isinstance(value, Typed)
         name, value = self._type(value)
-        spec, type_of = self.types[name], self.numbers[name]
         try:
-            new = spec.encode(value)
+            new = self.types[name].encode(value)
         except (TypeError, ValueError) as error:
             raised = TypeError if isinstance(error, TypeError) else ValueError
             raise raised(f"{self._where()}, of type '{name}': {error}") from error
-        number, start = len(self.items), len(self.leaves.parent)
         n = 1 if new.parent is None else len(new.rows)
-        self.items.append(Item(above, self.at[-1], type_of, n, marked, new.kept))
-        if new.parent is None:
-            self.leaves.add(node, kind, number, place)
-        else:
-            self._subtree(new, new.parent, n, (node, kind, number, place), self.kinds[spec.domain])
-        self.leaf_type.extend(array("q", [type_of]) * n)
-        self.rows[name].append(new.rows)
-        if new.edge_index is not None:
-            self.edges.append(new.edge_index + start)
-        if new.edge_attr is not None:
-            self.edge_attr.append(new.edge_attr)
-
-    def _subtree(
-        self, new: Leaves, parent: Tensor, n: int, top: tuple[int, int, int, float], kind: int
-    ) -> None:
-        ids = torch.arange(parent.numel())
-        root = int((parent == ids).nonzero())
-        begin = len(self.inner.parent)
-        above = parent - n + begin
-        place = [None, None] if new.place is None else [new.place[:n], new.place[n:]]
-        self.leaves.extend(above[:n], kind, top[2], place[0], ids[:n].numpy())
-        self.inner.extend(above[n:], kind, top[2], place[1], 0)
-        at = begin + root - n
-        self.inner.parent[at], self.inner.kind[at] = top[0], top[1]
-        columns = self.inner.columns
-        self.inner.place[at * columns : (at + 1) * columns] = array(
-            "f", [top[3], *[0.0] * (columns - 1)]
-        )
+        self.items.append(Item(above, self.at[-1], self.numbers[name], n, marked, new.kept))
+        self.leaves.append(new)
 
     def _type(self, value: Any) -> tuple[str, Any]:
         """Name of the one type that takes a value, and the value without its mark."""
@@ -186,23 +126,51 @@ class Writer:
             f"Expected {self._where()} to be of a declared type: {wanted} (got {described(value)})"
         )
 
+    def rows(self, name: str) -> list[Any]:
+        """Rows of the leaves of one type."""
+        found = zip(self.items, self.leaves, strict=True)
+        return [new.rows for item, new in found if item.kind == self.numbers[name]]
+
+    def edges(self) -> list[Tensor]:
+        """Edges between leaves of each graph."""
+        count = torch.tensor([item.leaves for item in self.items])
+        found = zip(self.leaves, (count.cumsum(0) - count).tolist(), strict=True)
+        return [new.edge_index + begin for new, begin in found if new.edge_index is not None]
+
     def tree(self) -> tuple[Tensor, dict[str, Any]]:
         """Parents, data of nodes and leaves, and the record of the items."""
-        leaves, inner = self.leaves, self.inner
-        parent, kind, item, rank = (
-            _tensor(getattr(leaves, name), getattr(inner, name))
-            for name in ("parent", "kind", "item", "rank")
-        )
-        parent = torch.where(parent < 0, -1, parent + len(leaves.parent))
-        data: dict[str, Any] = {
-            "tree_kind": kind,
-            "tree_pos": _tensor(leaves.place, inner.place).view(-1, leaves.columns),
-            "leaf_type": _tensor(self.leaf_type),
-            "tree_items": SignalItems(item, rank, tuple(self.items), tuple(self.types)),
+        parents = [ONE if new.parent is None else new.parent for new in self.leaves]
+        count = torch.tensor([parent.numel() for parent in parents])
+        item = torch.arange(len(self.items)).repeat_interleave(count)
+        start = count.cumsum(0) - count
+        rank = torch.arange(item.numel()) - start[item]
+        parent = torch.cat(parents)
+        is_leaf = rank < torch.tensor([one.leaves for one in self.items])[item]
+        order = torch.cat([is_leaf.nonzero(), (~is_leaf).nonzero()]).view(-1)
+        new_id = torch.empty_like(order)
+        new_id[order] = torch.arange(order.numel())
+
+        # The root of an item's tree is a member of the list or dict that holds it, a single node.
+        top = parent == rank
+        parent += start[item]
+        held = torch.tensor([one.parent for one in self.items])
+        parent[top] = torch.where(held < 0, parent[top], start[held])
+        type_of = torch.tensor([one.kind if one.leaves else 0 for one in self.items])[item]
+        kind = torch.tensor([self.kinds[leaf.domain] for leaf in self.types.values()])[type_of]
+        kind[top] = torch.tensor(self.kind)
+        columns = max(1, *(leaf.columns for leaf in self.types.values()))
+        place = torch.zeros(item.numel(), columns, dtype=torch.float32)
+        for begin, new in zip(start.tolist(), self.leaves, strict=True):
+            if (at := new.place) is not None:
+                place[begin : begin + len(at), : at.shape[1]] = at.detach()
+        place[top] = 0
+        place[top, 0] = torch.tensor(self.place, dtype=torch.float32)
+
+        rank = torch.where(is_leaf, rank, 0)[order]
+        items = SignalItems(item[order], rank, tuple(self.items), tuple(self.types))
+        return new_id[parent[order]], {
+            "tree_kind": kind[order],
+            "tree_pos": place[order],
+            "leaf_type": type_of[is_leaf],
+            "tree_items": items,
         }
-        return parent, data
-
-
-def _tensor(*arrays: array[Any]) -> Tensor:
-    """One after the other."""
-    return torch.from_numpy(np.concatenate([np.array(x) for x in arrays]))

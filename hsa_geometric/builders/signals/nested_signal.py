@@ -156,14 +156,14 @@ class NestedSignal:
         parent, own = writer.tree()
         if self._has_edges:
             none = torch.empty(2, 0, dtype=torch.int64)
-            data["edge_index"] = torch.cat([none, *writer.edges], dim=1)
+            data["edge_index"] = torch.cat([none, *writer.edges()], dim=1)
         if self._edge_width is not None:
-            none = torch.empty(0, self._edge_width)
-            data["edge_attr"] = torch.cat([none, *writer.edge_attr])
+            attrs = [new.edge_attr for new in writer.leaves if new.edge_attr is not None]
+            data["edge_attr"] = torch.cat([torch.empty(0, self._edge_width), *attrs])
         h = from_parent(parent, **own, **data)
         record = dict(h._store._recorded()) | {"leaf_type": "leaf"}
         for number, (name, leaf) in enumerate(self.types.items()):
-            h[f"x_{name}"] = leaf.stack(writer.rows[name])
+            h[f"x_{name}"] = leaf.stack(writer.rows(name))
             record[f"x_{name}"] = f"type {number}"
         h._store._set_recorded(record)
         h.validate()

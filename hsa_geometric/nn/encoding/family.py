@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch_geometric.nn.inits import reset
 
 from ...functional.checks import as_tree, check_device, check_nodes, check_rows, check_tensor
 from ...functional.options import check_integers
@@ -64,10 +65,7 @@ class FamilyEncoding(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all learnable parameters anew."""
-        for encoding in self.encodings:
-            reset = getattr(encoding, "reset_parameters", None)
-            if callable(reset):
-                reset()
+        reset(self.encodings)
 
     def forward(
         self,

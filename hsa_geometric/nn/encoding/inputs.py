@@ -64,8 +64,7 @@ class TypedInput(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all learnable parameters anew."""
-        for module in self.maps:
-            reset(module)
+        reset(self.maps)
 
     def forward(self, x: Mapping[str, Tensor], leaf_type: Tensor) -> Tensor:
         """Run the layer.
