@@ -80,5 +80,5 @@ def draw_molecule(
         highlightBonds=list(bonds), highlightBondColors=bonds,
     )  # fmt: skip
     canvas.FinishDrawing()
-    axes.imshow(imread(BytesIO(canvas.GetDrawingText())), interpolation="nearest", aspect="auto")
+    axes.imshow(imread(BytesIO(canvas.GetDrawingText())), interpolation="nearest")
     axes.set_axis_off()
