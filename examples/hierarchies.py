@@ -185,7 +185,7 @@ def _image(axes: Any, h: Hierarchy, given: Inputs) -> None:
         mean = lift(pool(h.x, h.tree, level), h.tree, level).view(height, width)
         left, right = (width * i // len(strips) for i in (number, number + 1))
         look = {"cmap": "gist_earth", "vmin": 2 * h.x.min() - h.x.max()}
-        axes.imshow(mean[:, left:right], extent=(left, right, height, 0), **look)
+        axes.imshow(mean[:, left:right].numpy(), extent=(left, right, height, 0), **look)
         if (side := 512 >> level) >= 16:
             axes.vlines(range(left - left % side, right, side), 0, height, color="w", linewidth=0.4)
             axes.hlines(range(0, height, side), left, right, color="w", linewidth=0.4)

@@ -145,7 +145,7 @@ def test_main_returns_the_numbers_and_saves_the_picture(tmp_path, capsys):
         error for where in mesh.MESHES for column in found[where].values() for error in column
     ]
     assert len(errors) == 3 * 4 and all(0 < error < 10 for error in errors)
-    assert found["original"][mesh.HSA] == found[mesh.HSA]["original"]
+    assert found["original"][mesh.HSA] == pytest.approx(found[mesh.HSA]["original"])
     printed = capsys.readouterr().out
     assert "| flat softmax |" in printed and "| part split | 678 |" in printed
     assert str(out) in printed

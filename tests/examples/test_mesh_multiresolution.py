@@ -46,7 +46,7 @@ def test_outer_vertices_lie_on_the_outline_and_the_others_inside(example, body):
 def test_triangles_are_of_about_one_size_and_none_is_thin(body):
     a, b, c = body.h.pos[body.h.face]
     sides = torch.stack([(a - b).norm(dim=1), (b - c).norm(dim=1), (c - a).norm(dim=1)])
-    assert 0.02 < sides.min() and sides.max() < 0.1
+    assert sides.min() > 0.02 and sides.max() < 0.1
     area = torch.linalg.det(torch.stack([b - a, c - a], dim=1)).abs() / 2
     torch.testing.assert_close(area.sum(), body.h.mass.sum())
     assert (area / sides.square().sum(dim=0)).min() > 0.4 / 12**0.5 / 2  # 1 / √48 if equilateral
