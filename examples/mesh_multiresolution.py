@@ -382,7 +382,7 @@ def draw_levels(problem: Problem, path: Path) -> None:
         if level != -1:
             what, width = "clusters", 16 / data.num_nodes**0.5
             color = clusters_at(fine.tree, level).cluster[fine.face[0]] * 0.618 % 1
-            ax.tripcolor(*fine.pos.t(), fine.face.t(), facecolors=color, cmap="Set2")
+            ax.tripcolor(*fine.pos.t(), fine.face.t(), facecolors=color.numpy(), cmap="Set2")
         lines = data.pos[data.edge_index.t()].numpy()
         ax.add_collection(LineCollection(lines, colors="0.15", linewidths=min(width, 1.6)))
         ax.set_title(f"{data.num_nodes:,} {what}, {data.num_edges // 2:,} edges", fontsize=18)
@@ -423,9 +423,12 @@ def draw(problem: Problem, runs: dict[str, list[dict[str, Any]]], path: Path) ->
     show(axes[0, 0], u, u, "scikit-fem, and the load on it", 1.0, "viridis")
     force = coarse.load[:, cases][:, case] * coarse.mass.unsqueeze(1)  # which clusters bear
     force = 0.35 * force / force.norm(dim=1).max()
-    tail, borne = moved(coarse, coarse.displacement[:, cases][:, case]), force.norm(dim=1) > 0.03
+    tail, borne = (
+        moved(coarse, coarse.displacement[:, cases][:, case]),
+        force.norm(dim=1).numpy() > 0.03,
+    )
     look = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.005, "color": "tab:red"}
-    axes[0, 0].quiver(*tail[borne].T, *force[borne].t().numpy(), clip_on=False, **look)
+    axes[0, 0].quiver(*tail[borne].T, *force.numpy()[borne].T, clip_on=False, **look)
     worst = max(float((x[:, case] - u).norm(dim=1).max() / largest) for x in out.values())
     for column, (kind, x) in enumerate(out.items(), start=1):
         x, error = x[:, case], 100 * errors[kind][case]
