@@ -184,7 +184,7 @@ def _image(axes: Any, h: Hierarchy, given: Inputs) -> None:
     for number, level in enumerate(strips):
         mean = lift(pool(h.x, h.tree, level), h.tree, level).view(height, width)
         left, right = (width * i // len(strips) for i in (number, number + 1))
-        look = {"cmap": "gist_earth", "vmin": 2 * h.x.min() - h.x.max()}
+        look = {"cmap": "gist_earth", "vmin": 0.9 * h.x.min(), "vmax": 1.1 * h.x.max()}
         axes.imshow(mean[:, left:right].numpy(), extent=(left, right, height, 0), **look)
         if (side := 512 >> level) >= 16:
             axes.vlines(range(left - left % side, right, side), 0, height, color="w", linewidth=0.4)
@@ -455,7 +455,7 @@ def _syntax(axes: Any, h: Hierarchy, given: Inputs) -> None:
             y, height = (-0.3 * row - 0.3, 0.22) if row else (-0.3, 0.9)
             rectangle(axes, first + 0.03, y, last - first + 0.94, height, color=color)
     for word, head in enumerate(HEAD):
-        axes.text(word + 0.5, 0.15, SENTENCE[word], fontsize=7.5, **WHITE)
+        axes.text(word + 0.5, 0.15, SENTENCE[word], fontsize=7, **WHITE)
         if head >= 0:
             bend = "arc3,rad=0.8" if word < head else "arc3,rad=-0.8"
             look = {"arrowstyle": "-|>", "mutation_scale": 7, "connectionstyle": bend, "color": INK}
