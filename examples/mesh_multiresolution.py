@@ -424,7 +424,7 @@ def draw(problem: Problem, runs: dict[str, list[dict[str, Any]]], path: Path) ->
     force = (0.35 * force / force.norm(dim=1).max()).numpy()
     tail, borne = moved(coarse, coarse.displacement[:, cases][:, case]), (force**2).sum(1) > 1e-3
     look = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.005, "color": "tab:red"}
-    axes[0, 0].quiver(*tail[borne].T, *force[borne].T, **look)
+    axes[0, 0].quiver(*tail[borne].T, *force[borne].T, clip_on=False, in_layout=False, **look)
     worst = max(float((x[:, case] - u).norm(dim=1).max() / largest) for x in out.values())
     for column, (kind, x) in enumerate(out.items(), start=1):
         x, error = x[:, case], 100 * errors[kind][case]
