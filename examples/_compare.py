@@ -1,12 +1,27 @@
 """What several examples share: models of equal size, trained with several seeds, as a table."""
 
+import math
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hsa_geometric.builders._progress import progress_bar
+
+
+def needs(*names: str) -> None:
+    """Says which extra brings the packages that an example needs, where one is missing."""
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"This example needs {missing}: pip install 'hsa_geometric[examples]'")
+
+
+def spread(values: list[float], digits: int = 3) -> str:
+    """Mean and standard deviation."""
+    x = torch.tensor(values, dtype=torch.float64)
+    return f"{x.mean():.{digits}f} ± {x.std(correction=0):.{digits}f}"
 
 
 def parameters(model: nn.Module) -> int:
@@ -33,6 +48,14 @@ def descend(loss: Tensor, model: nn.Module, optimizer: Any, schedule: Any) -> No
     schedule.step()
 
 
+def warm_cosine(optimizer: Any, done: Callable[[], float]) -> Any:
+    """A rate that rises over 20 steps, and falls as a cosine while ``done()`` grows to 1."""
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, done()))),
+    )
+
+
 def compare(
     variants: Iterable[str],
     seeds: int,
@@ -42,6 +65,7 @@ def compare(
     steps: int,
     key: str,
     titles: tuple[str, str],
+    more: tuple[str, ...] = (),
     progress: bool,
 ) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     """Trains every variant with every seed and prints the table.
@@ -55,11 +79,12 @@ def compare(
         steps: how often a run updates the bar.
         key: name of the figure.
         titles: of the first two columns.
+        more: names of further numbers of a run, columns of their own.
         progress: show a progress bar.
 
     Returns:
         Of each variant the figures, a list, their ``mean`` and ``std``, its ``parameters``, and
-        ``seconds`` of a run on average; and all runs.
+        ``seconds`` and :obj:`more` of a run on average; and all runs.
     """
     if seeds < 1 or steps < 1:
         raise ValueError(f"Expected at least 1 seed and 1 epoch (got {seeds} and {steps})")
@@ -78,8 +103,8 @@ def compare(
     torch.set_num_threads(threads)
 
     results = {}
-    print(f"\n| {titles[0]} | {titles[1]} | parameters | seconds of CPU per run |")
-    print("|:--|--:|--:|--:|")
+    columns = ("parameters", *more, "seconds of CPU per run")
+    print(f"\n| {' | '.join((*titles, *columns))} |\n|:--|--:{'|--:' * len(columns)}|")
     for name, own in runs.items():
         figures = torch.tensor([run[key] for run in own])
         results[name] = r = {
@@ -87,7 +112,8 @@ def compare(
             "mean": float(figures.mean()),
             "std": float(figures.std(correction=0)),
             "parameters": parameters(own[0]["model"]),
-            "seconds": sum(run["seconds"] for run in own) / seeds,
+            **{other: sum(run[other] for run in own) / seeds for other in (*more, "seconds")},
         }
-        print("| {} | {mean:.3f} ± {std:.3f} | {parameters:,} | {seconds:.0f} |".format(name, **r))
+        cells = [f"{r['parameters']:,}", *(f"{r[x]:.0f}" for x in (*more, "seconds"))]
+        print(f"| {name} | {spread(r[key])} | {' | '.join(cells)} |")
     return results, runs

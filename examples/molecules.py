@@ -11,8 +11,7 @@ alone, and with, in each layer,
 The tree is molecule → fragments (BRICS) → ring systems → atoms, or for cyclic peptides
 molecule → residues → ring systems → atoms.
 
-Run ``python examples/molecules.py`` for FreeSolv (6 minutes; the table is in
-``docs/guides/graphs.md``), or ``--data FILE`` with the usual CSV
+Run ``python examples/molecules.py`` for FreeSolv (6 minutes), or ``--data FILE`` with the usual CSV
 of `CycPeptMPDB <http://cycpeptmpdb.com>`_ (permeability, PAMPA; values below -8, too low to be
 measured well, count as -8), or of `MoleculeNet <https://moleculenet.org>`_'s lipophilicity or ESOL.
 ``--split scaffold`` holds out whole scaffolds; ``--fast`` is a first look.
@@ -23,13 +22,13 @@ import copy
 import csv
 import time
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from _compare import compare, descend, of_equal_size
+from _compare import compare, descend, needs, of_equal_size
+from _draw import draw_molecule
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch_geometric.data import Batch
@@ -131,7 +130,7 @@ def load(file: Path, limit: int | None, progress: bool) -> tuple[Task, list[Hier
     return task, data
 
 
-def split(data: list[Hierarchy], seed: int, how: str) -> tuple[Tensor, Tensor, Tensor]:
+def split(data: list[Hierarchy], seed: int, how: str) -> tuple[Tensor, ...]:
     """Returns a random split into 80 % training, 10 % validation and 10 % test.
 
     With ``how='scaffold'`` no two parts share a Murcko scaffold: these are shuffled and dealt out.
@@ -146,8 +145,7 @@ def split(data: list[Hierarchy], seed: int, how: str) -> tuple[Tensor, Tensor, T
     for i in torch.randperm(len(dealt), generator=torch.Generator().manual_seed(seed)).tolist():
         rooms = (part for part in (test, val) if len(part) + len(dealt[i]) <= held_out)
         next(rooms, train).extend(dealt[i])
-    train, val, test = map(torch.tensor, parts)
-    return train, val, test
+    return tuple(map(torch.tensor, parts))
 
 
 class Net(nn.Module):
@@ -165,23 +163,15 @@ class Net(nn.Module):
         self.head = MLP([2 * channels, channels, 1], norm=None)
 
     def forward(self, data: Batch) -> Tensor:
-        """Returns the standardised values."""
-        x, pool = self.encoder(data), (data.batch, data.num_graphs)
-        # The sum grows with the molecule, as some properties do; the mean does not.
-        out = self.head(torch.cat([global_add_pool(x, *pool) / 9, global_mean_pool(x, *pool)], 1))
-        return out[:, 0]
+        """Returns standardised values: of sums, which grow with the molecule, and of means."""
+        x, of = self.encoder(data), (data.batch, data.num_graphs)
+        pooled = [global_add_pool(x, *of) / 9, global_mean_pool(x, *of)]
+        return self.head(torch.cat(pooled, dim=1))[:, 0]
 
 
 def make_model(sample: Hierarchy, variant: str, channels: int = 64, layers: int = 3) -> Net:
     """Returns the model of a variant, all of the same size."""
-    make = partial(Net, sample, channels, layers)
-    net: Net = of_equal_size(make, variant, BOTH, channels // 2)
-    return net
-
-
-def rmse(predicted: Tensor, measured: Tensor) -> float:
-    """Returns the root mean square error."""
-    return float((predicted - measured).square().mean().sqrt())
+    return of_equal_size(partial(Net, sample, channels, layers), variant, BOTH, channels // 2)
 
 
 def train(
@@ -202,7 +192,7 @@ def train(
             descend(loss, model, optimizer, schedule)
             average.update_parameters(model)
         with torch.no_grad():
-            error = rmse(average(val) * std + mean, val.y)
+            error = float(F.mse_loss(average(val) * std + mean, val.y).sqrt())
         if error < best:
             best, state = error, copy.deepcopy(average.module.state_dict())
         bar.set_postfix_str(f"validation {best:.3f}", refresh=False)
@@ -213,7 +203,7 @@ def train(
         predicted = model.eval()(test) * std + mean
     return {
         "model": model, "predicted": predicted, "measured": test.y, "val_rmse": best,
-        "rmse": rmse(predicted, test.y), "seconds": seconds,
+        "rmse": float(F.mse_loss(predicted, test.y).sqrt()), "seconds": seconds,
     }  # fmt: skip
 
 
@@ -231,39 +221,28 @@ def attention_from(model: Net, h: Hierarchy, atom: int) -> Tensor:
 
 def draw(runs: list[dict[str, Any]], task: Task, h: Hierarchy, out: Path) -> None:
     """Saves predicted against measured values, and the attention of an atom of a molecule."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
     from rdkit import Chem
-    from rdkit.Chem.Draw import rdMolDraw2D
 
-    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 5))
+    fig = Figure(figsize=(11, 5), dpi=130, layout="tight")
+    left, right = fig.subplots(1, 2)
     measured = torch.cat([run["measured"] for run in runs])
     left.scatter(measured, torch.cat([run["predicted"] for run in runs]), s=12, alpha=0.5)
     left.axline((float(measured.mean()),) * 2, slope=1, color="0.5", linewidth=1)
-    left.set(xlabel=f"measured {task.name} [{task.unit}]", ylabel="predicted", aspect="equal")
-    left.set_title(f"{len(measured)} held-out molecules, {BOTH[2:]}")
+    left.set(xlabel=f"measured {task.name} [{task.unit}]", ylabel="predicted", aspect="equal",
+             title=f"{len(measured)} held-out molecules, {BOTH[2:]}")  # fmt: skip
     mol = Chem.MolFromSmiles(h.smiles)
     atom = int(atom_shares(mol)[:, 0].argmin())  # the most negative one
-    weights = 100 * attention_from(runs[0]["model"], h, atom)
-    scale = plt.cm.ScalarMappable(plt.Normalize(0, float(weights.max())), "Oranges")
     mol.GetAtomWithIdx(atom).SetProp("atomNote", "*")
-    shades = {i: scale.to_rgba(weight)[:3] for i, weight in enumerate(weights.tolist())}
-    options = {"highlightAtoms": list(shades), "highlightAtomColors": shades}
-    canvas = rdMolDraw2D.MolDraw2DCairo(1000, 800)
-    canvas.drawOptions().useBWAtomPalette()
-    canvas.drawOptions().annotationFontScale = 1.0
-    rdMolDraw2D.PrepareAndDrawMolecule(canvas, mol, highlightBonds=[], **options)
-    canvas.FinishDrawing()
-    right.imshow(plt.imread(BytesIO(canvas.GetDrawingText())))
-    right.set_axis_off()
+    weights = 100 * attention_from(runs[0]["model"], h, atom).numpy()
+    scale = ScalarMappable(cmap="Oranges")
+    scale.set_clim(0, weights.max())
+    draw_molecule(right, mol, scale.to_rgba(weights), annotationFontScale=1.0)
     right.set_title("attention of the atom *, last layer, mean over heads", fontsize=10)
     fig.colorbar(scale, ax=right, fraction=0.035, label="weight of an atom [%]")
-    fig.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(out, dpi=130)
-    plt.close(fig)
+    fig.savefig(out)
 
 
 def main(
@@ -277,18 +256,16 @@ def main(
 ) -> dict[str, Any]:
     """Trains every variant on every split, prints the table, saves the picture.
 
-    Returns:
-        Per variant ``rmse`` (a list), ``mean``, ``std``, ``parameters`` and ``seconds`` (of CPU,
-        of a run on average); and the path of the ``picture``.
+    Returns what ``compare`` does of each variant, and the path of the ``picture``.
     """
+    needs("matplotlib", "rdkit")
     task, mols = load(Path(data), limit, progress)
     steps = task.epochs if epochs is None else epochs
 
     def prepare(seed: int) -> list[list[Batch]]:
         index, *held_out = split(mols, seed, how)
         orders = [index[torch.randperm(len(index))] for _ in range(min(4, steps))]
-        # Batches and their forests are built only once.
-        return [
+        return [  # batches and their forests are built only once
             [Batch.from_data_list([mols[i] for i in part.tolist()]) for part in parts]
             for parts in (*(order.split(32) for order in orders), held_out)
         ]

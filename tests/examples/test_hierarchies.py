@@ -2,14 +2,13 @@
 
 import ast
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import load_example
 
-from hsa_geometric import Hierarchy, TreeIndex, builders
+from hsa_geometric import Hierarchy, builders
 
 ROOT = Path(__file__).parents[2]
 SECTION = "## From your data to a hierarchy"
@@ -37,27 +36,27 @@ def free_names(line):
     return {node.id for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Name)}
 
 
-def test_the_readme_has_the_table_of_the_example():
-    assert example.readme_table() in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert list(example.SOURCES) == IDS
-    assert 14 <= len(ROWS) <= 20
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """All pictures, in a folder that was not there, and the hierarchies."""
+    folder = tmp_path_factory.mktemp("figures") / "new" / "figures"
+    return folder, example.main(folder=folder, progress=False)
+
+
+def test_every_row_of_the_readme_is_drawn_from_its_own_lines():
+    assert list(example.SOURCES) == IDS and 14 <= len(ROWS) <= 20
+    code = {name: in_backticks(row[1]) for name, row in zip(IDS, ROWS, strict=True)}
+    assert example.lines_of_code() == code and all(code.values())
 
 
 @pytest.mark.parametrize("row", ROWS, ids=IDS)
-def test_every_line_of_the_readme_makes_a_valid_hierarchy(row):
+def test_every_line_of_the_readme_makes_a_valid_hierarchy(row, drawn):
     _, code, picture = row
-    path = re.search(r'src="([^"]+)"', picture)[1]
-    assert (ROOT / path).read_bytes().startswith(b"\x89PNG")
-    assert (ROOT / path).stat().st_size < 60_000
-    source = example.SOURCES[Path(path).stem]
-    lines = in_backticks(code)
-    assert lines and tuple(lines) == source.code
-
-    names = {name: getattr(builders, name) for name in builders.__all__}
-    for line in lines:
-        h = eval(line, names | source.inputs())
-        assert isinstance(h, Hierarchy)
-        assert h.validate()
+    path = ROOT / re.search(r'src="([^"]+)"', picture)[1]
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size < 60_000
+    for line in in_backticks(code):
+        h = drawn[1][line]
+        assert isinstance(h, Hierarchy) and h.validate()
         assert h.num_nodes > 1
         assert h.num_tree_nodes > h.num_nodes + 1  # more than a star
 
@@ -81,23 +80,13 @@ def test_pictures_are_small_together():
     assert sum(path.stat().st_size for path in folder.iterdir()) < 700_000
 
 
-def test_main_draws_every_picture_and_returns_the_numbers(tmp_path, capsys):
-    folder = tmp_path / "new" / "figures"
-    numbers = example.main(folder=folder, progress=False)
+def test_main_draws_every_picture_and_returns_the_hierarchies(drawn):
+    folder, found = drawn
     assert {path.stem for path in folder.iterdir()} == set(example.SOURCES)
     for path in folder.iterdir():
         assert path.read_bytes()[16:24] == (600).to_bytes(4, "big") + (400).to_bytes(4, "big")
-    assert set(numbers) == {line for source in example.SOURCES.values() for line in source.code}
-    assert numbers["from_parent(parent, x=x)"] == {
-        "leaves": 5,
-        "nodes": 8,
-        "depth": 2,
-        "families": 3,
-    }
-    printed = capsys.readouterr().out
-    assert "| line of code | leaves | nodes | depth | families |" in printed
-    assert "| `from_parent(parent, x=x)` | 5 | 8 | 2 | 3 |" in printed
-    assert str(folder) in printed
+    assert list(found) == [line for row in ROWS for line in in_backticks(row[1])]
+    assert found["from_parent(parent, x=x)"].parent.tolist() == [5, 5, 6, 6, 6, 7, 7, 7]
 
 
 def test_main_refuses_an_unknown_source():
@@ -106,15 +95,14 @@ def test_main_refuses_an_unknown_source():
 
 
 @pytest.mark.parametrize("name", example.SOURCES)
-def test_inputs_are_the_same_each_time_and_leave_the_random_state_alone(name):
-    source = example.SOURCES[name]
+def test_inputs_are_the_same_each_time_and_leave_the_random_state_alone(name, drawn):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    first = source.build(source.inputs())
+    again = example.build(name, example.SOURCES[name].inputs())
     assert torch.equal(torch.rand(3), expected)
-    for h, again in zip(first, source.build(source.inputs()), strict=True):
-        assert torch.equal(h.parent, again.parent)
+    for line, h in again.items():
+        assert torch.equal(h.parent, drawn[1][line].parent)
 
 
 def test_colors_have_a_hue_for_each_cluster_and_a_shade_for_each_part():
@@ -126,22 +114,15 @@ def test_colors_have_a_hue_for_each_cluster_and_a_shade_for_each_part():
     assert (rgb[0] > rgb[1]).all()
 
 
-def test_tidy_puts_leaves_side_by_side_and_parents_above_the_middle_of_their_children():
-    h = Hierarchy(parent=torch.tensor([5, 4, 5, 4, 6, 6, 6]))
-    x, level = example.tidy(h)
-    assert x.tolist() == [2.0, 0.0, 3.0, 1.0, 0.5, 2.5, 1.5]
-    assert level.tolist() == [2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 0.0]
-
-
-def test_branches_number_the_children_of_the_root():
-    h = Hierarchy(parent=torch.tensor([4, 4, 5, 6, 5, 6, 6]))  # ((0, 1), 2), 3
-    assert TreeIndex.from_parent(h.parent).depth == 3
-    assert example.branches(h).tolist() == [1, 1, 1, 0, 1, 1, 2]
+def test_nodes_stand_over_the_middle_of_their_leaves_in_the_colour_of_the_roots_children():
+    x, rgb = example.nodes(Hierarchy(parent=torch.tensor([5, 4, 5, 4, 6, 6, 6])))
+    assert x.tolist() == [0.0, 2.0, 1.0, 3.0, 2.5, 0.5, 1.5]  # leaves 0 and 2 stand first
+    for one, other in ((0, 2), (0, 5), (1, 3), (1, 4)):
+        assert torch.equal(rgb[one], rgb[other])
+    assert not torch.equal(rgb[0], rgb[1])
 
 
 def test_a_missing_package_names_the_extra(monkeypatch, tmp_path):
-    with pytest.raises(ImportError, match=r'pip install "hsa_geometric\[examples\]"'):
-        example._require("no_such_package")
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ImportError, match=r"needs 'sklearn': .*hsa_geometric\[examples\]"):
+    monkeypatch.setattr("_compare.find_spec", lambda name: None if name == "sklearn" else name)
+    with pytest.raises(ImportError, match=r"needs \['sklearn'\]: .*hsa_geometric\[examples\]"):
         example.main(("parent",), tmp_path)

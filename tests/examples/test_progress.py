@@ -4,7 +4,7 @@ import pytest
 from helpers import EXAMPLES
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("[!_]*.py")), ids=lambda p: p.stem)
 def test_every_example_uses_the_shared_bar_and_never_forces_a_line(path):
     text = path.read_text()
     assert ("progress_bar(" in text or "compare(" in text) and "tqdm" not in text
