@@ -51,6 +51,7 @@ VARIANTS: dict[str, tuple[str | None, str | None]] = {
     "+ HSA + inner states": ("softmax", "mean"),
 }
 BOTH = "+ HSA + inner states"
+FEW = 1000  # with fewer molecules: strong weight decay, small layer scale, no batch norm
 
 
 class Task(NamedTuple):
@@ -66,7 +67,7 @@ class Task(NamedTuple):
 ESOL, LIPO = Task("solubility", "log mol/L", 20), Task("lipophilicity", "log D", 10)
 TASKS = {  # by the column of the values, in small letters
     "expt": Task("hydration free energy", "kcal/mol", 40),
-    "pampa": Task("permeability", "log cm/s", 8, ("residues", "rings"), -8.0),
+    "pampa": Task("permeability", "log cm/s", 12, ("residues", "rings"), -8.0),
     "measured log solubility in mols per litre": ESOL,
     "logsolubility": ESOL,
     "exp": LIPO,
@@ -151,27 +152,34 @@ def split(data: list[Hierarchy], seed: int, how: str) -> tuple[Tensor, ...]:
 class Net(nn.Module):
     """Atoms and bonds in, one number for each molecule out."""
 
-    def __init__(self, sample: Hierarchy, channels: int, layers: int, variant: str, mlp: int):
+    def __init__(self, h: Hierarchy, channels: int, layers: int, few: bool, variant: str, mlp: int):
         super().__init__()
-        (attention, states), edges = VARIANTS[variant], sample.edge_attr.shape[1]
+        (attention, states), width, edges = VARIANTS[variant], h.x.shape[1], h.edge_attr.shape[1]
+        norm, self.weight_decay = (None, 1.0) if few else ("batch_norm", 0.01)
+        self.norm_in, self.norm_out = (
+            nn.Identity() if few else nn.BatchNorm1d(size) for size in (width, 2 * channels)
+        )
         self.encoder = HierarchicalTransformer(
-            sample.x.shape[1], channels, None, layers, readout=None, attention=attention,
-            states=states, mlp_channels=mlp, num_levels=1, dropout=0.1, act="relu", layer_scale=0.1,
-            attn_kwargs={"num_levels": 3},
-            conv=lambda i, o: GINEConv(MLP([i, o, o], norm=None), edge_dim=edges),
+            width, channels, None, layers, readout=None, attention=attention, states=states,
+            mlp_channels=mlp, num_levels=1, dropout=0.1, act="relu",
+            layer_scale=0.1 if few else 1.0, attn_kwargs={"num_levels": 3},
+            conv=lambda i, o: GINEConv(MLP([i, o, o], norm=norm), edge_dim=edges),
         )  # fmt: skip
         self.head = MLP([2 * channels, channels, 1], norm=None)
 
     def forward(self, data: Batch) -> Tensor:
         """Returns standardised values: of sums, which grow with the molecule, and of means."""
-        x, of = self.encoder(data), (data.batch, data.num_graphs)
+        x = self.encoder(
+            self.norm_in(data.x), data.tree, edge_index=data.edge_index, edge_attr=data.edge_attr
+        )
+        of = data.batch, data.num_graphs
         pooled = [global_add_pool(x, *of) / 9, global_mean_pool(x, *of)]
-        return self.head(torch.cat(pooled, dim=1))[:, 0]
+        return self.head(self.norm_out(torch.cat(pooled, dim=1)))[:, 0]
 
 
-def make_model(sample: Hierarchy, variant: str, channels: int = 64, layers: int = 3) -> Net:
-    """Returns the model of a variant, all of the same size."""
-    return of_equal_size(partial(Net, sample, channels, layers), variant, BOTH, channels // 2)
+def make_model(sample: Hierarchy, variant: str, few: bool = True, channels: int = 64) -> Net:
+    """Returns the model of a variant, all of the same size; for few molecules with less freedom."""
+    return of_equal_size(partial(Net, sample, channels, 3, few), variant, BOTH, channels // 2)
 
 
 def train(
@@ -181,8 +189,8 @@ def train(
     start, rate, best = time.process_time(), 2e-3, float("inf")
     y = torch.cat([batch.y for batch in shuffles[0]])
     mean, std = y.mean(), y.std()
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.95)).eval()
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1.0)
+    average = AveragedModel(model, None, None, get_ema_multi_avg_fn(0.95), use_buffers=True).eval()
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=model.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, total_steps=epochs * len(shuffles[0]), pct_start=0.1
     )
@@ -260,7 +268,7 @@ def main(
     """
     needs("matplotlib", "rdkit")
     task, mols = load(Path(data), limit, progress)
-    steps = task.epochs if epochs is None else epochs
+    steps, few = task.epochs if epochs is None else epochs, len(mols) < FEW
 
     def prepare(seed: int) -> list[list[Batch]]:
         index, *held_out = split(mols, seed, how)
@@ -272,7 +280,7 @@ def main(
 
     def run(name: str, given: list[list[Batch]], bar: Any) -> dict[str, Any]:
         *shuffles, (val, test) = given
-        return train(make_model(mols[0], name), shuffles, val, test, steps, bar)
+        return train(make_model(mols[0], name, few), shuffles, val, test, steps, bar)
 
     results, runs = compare(
         VARIANTS, seeds, prepare, run, steps=steps, key="rmse", progress=progress,
