@@ -38,7 +38,7 @@ def alike(names: list) -> Tensor:
     """``[N, 1, 32]`` features, the same for what has the same name."""
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     features = torch.randn(len(number), 32)
-    return 0.7 * features[[number[name] for name in names]].unsqueeze(1)
+    return 0.6 * features[[number[name] for name in names]].unsqueeze(1)
 
 
 def surface() -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ def surface() -> tuple[Tensor, Tensor]:
 def main(folder: Path = FIGURES) -> list[Path]:
     """Writes the pictures and returns their paths."""
     torch.manual_seed(0)
-    pos = torch.rand(20_000, 2)
+    pos = torch.rand(4_000, 2)
     points = from_points(pos, branching=4)
     few = from_points(torch.rand(64, 2), branching=4)
     mesh = from_mesh(surface())
@@ -68,8 +68,8 @@ def main(folder: Path = FIGURES) -> list[Path]:
         "matrix": (few, near(few.pos), None, {}),
         "points": (points, near(pos), 1234, {}),
         "surface": (mesh, near(mesh.pos, length=0.6), 900, {}),
-        "molecule": (molecule, alike(atoms), 3, {}),
-        "text": (text, alike(words), words.index("leaves"), {"text": TEXT}),
+        "molecule": (molecule, alike(atoms), 5, {}),
+        "text": (text, alike(words), words.index("leaves", 9), {"text": TEXT}),
         "image": (grid, near(grid.pos, length=12), 48 * 20 + 21, {}),
     }
     paths = []

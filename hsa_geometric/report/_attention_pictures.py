@@ -48,7 +48,7 @@ def draw_points(
     ax = new_axes(ax, (6, 5), **({"projection": "3d"} if len(points) == 3 else {}))
     order = weight.argsort()
     size = max(1.0, min(30.0, 60_000 / h.num_nodes))
-    marker = "o" if h.num_nodes <= 100_000 else ","  # pixels: drawn many times faster
+    marker = "o" if h.num_nodes <= 100_000 else "s"  # squares are drawn faster
     many = {"marker": marker, "s": size, "linewidths": 0, "rasterized": True}
     shown = weight[order].clamp(min=norm.vmin)
     dots = ax.scatter(*points[:, order.numpy()], c=shown.numpy(), norm=norm, cmap=cmap, **many)
@@ -99,7 +99,8 @@ def draw_surface_pyvista(
 
     if len(points) == 2:
         points = torch.nn.functional.pad(torch.from_numpy(points), (0, 0, 0, 1)).numpy()
-    plotter = pyvista.Plotter(off_screen=True) if plotter is None else plotter
+    ours = plotter is None
+    plotter = pyvista.Plotter(off_screen=True) if ours else plotter
     mesh = pyvista.PolyData.from_regular_faces(points.T, face.t().numpy())
     mesh["attention"] = weight.clamp(min=norm.vmin).numpy()
     plotter.add_mesh(
@@ -110,6 +111,8 @@ def draw_surface_pyvista(
         plotter.add_points(
             points.T[marked], color="red", point_size=14, render_points_as_spheres=True
         )
+        if ours:  # seen from its side
+            plotter.view_vector(points[:, marked].mean(1) - points.mean(1), (0, 0, 1))
     return plotter
 
 

@@ -80,7 +80,9 @@ def test_a_table_by_hand():
     expected = {(4, 5): 0.5, (5, 4): 0.5}
     expected |= dict.fromkeys([(0, 0), (0, 1), (1, 0), (1, 1)], 0.25)
     expected |= dict.fromkeys([(2, 2), (2, 3), (3, 2), (3, 3)], 0.25)
-    found = dict(zip(map(tuple, blocks.block_ids.t().tolist()), blocks.weight[0].tolist()))
+    found = dict(
+        zip(map(tuple, blocks.block_ids.t().tolist()), blocks.weight[0].tolist(), strict=True)
+    )
     assert found == pytest.approx(expected)
     assert blocks.density[0].tolist() == pytest.approx([0.25] * 10)
     assert repr(blocks) == "AttentionBlocks(blocks=10, heads=1, queries=4, keys=4)"
@@ -146,7 +148,7 @@ def peak(function):
 @pytest.mark.parametrize(
     ("act", "error", "match"),
     [
-        (lambda b, q: b.attention_from(4), ValueError, r"'leaf' .* 4 leaves, in \[0, 3\] \(got 4\)"),
+        (lambda b, q: b.attention_from(4), ValueError, r"'leaf' .* in \[0, 3\] \(got 4\)"),
         (lambda b, q: b.attention_to(-1), ValueError, r"'leaf' .* \(got -1\)"),
         (lambda b, q: b.attention_from(0.0), TypeError, "'leaf' to be an integer"),
         (lambda b, q: b.matmul(q), ValueError, r"'x' to have shape \[4\] or \[1, 4\]"),
