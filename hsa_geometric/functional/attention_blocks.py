@@ -48,7 +48,7 @@ class AttentionBlocks:
         >>> blocks
         AttentionBlocks(blocks=10, heads=1, queries=4, keys=4)
         >>> blocks.attention_from(0)
-        tensor([[0.5014, 0.3041, 0.0973, 0.0973]])
+        tensor([[0.4721, 0.2864, 0.1208, 0.1208]])
         >>> blocks.matmul(torch.ones(4))
         tensor([[1., 1., 1., 1.]])
     """
@@ -252,8 +252,8 @@ def attention_blocks(
         >>> q, k = torch.zeros(2, 3, 1, 4).unbind(0)
         >>> blocks = attention_blocks(q, k, torch.tensor([3, 3, 4, 4, 4]))
         >>> blocks.block_ids
-        tensor([[2, 3, 0, 0, 1, 1, 2],
-                [2, 2, 0, 1, 0, 1, 3]])
+        tensor([[2, 2, 3, 0, 0, 1, 1],
+                [2, 3, 2, 0, 1, 0, 1]])
     """
     call = checked_call(
         q, k, k[..., :1] if isinstance(k, Tensor) else k, tree, lists, key_tree, scale, pos_q,

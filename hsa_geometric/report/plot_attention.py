@@ -29,7 +29,7 @@ class AttentionPicture(NamedTuple):
     Attributes:
         ax: matplotlib axes (``ax.figure.savefig(path)`` writes them), a plotter of PyVista
             (``screenshot(path)``), or a string of HTML.
-        weight: ``[N]`` the number of each leaf; of a matrix ``[P, P]`` that of each pixel.
+        weight: float64, ``[N]`` the number of each leaf; of a matrix ``[P, P]`` that of each pixel.
     """
 
     ax: Any
@@ -107,7 +107,7 @@ def plot_attention(
         >>> q = k = torch.zeros(16, 1, 8)
         >>> picture = plot_attention(h, attention_blocks(h, q, k), leaf=5)
         >>> picture.weight.sum()
-        tensor(1.)
+        tensor(1.0000, dtype=torch.float64)
     """
     check_hierarchy(h)
     check_bool(to, "to")
