@@ -181,8 +181,8 @@ class AttentionBlocks:
     def _through(self, x: Tensor, start: int, end: int, tree: TreeIndex) -> Tensor:
         """Values ``[T, H or 1]`` of one side's nodes, weighted and summed at the other's."""
         # Of a single leaf few nodes have a value, so few blocks count.
-        some = (x != 0).any(1)[self.blocks[start]]
-        some = slice(None) if bool(some.all()) else some.nonzero().squeeze(1)
+        seen = (x != 0).any(1)[self.blocks[start]]
+        some = slice(None) if bool(seen.all()) else seen.nonzero().squeeze(1)
         at, to = (self.blocks[side][some] for side in (start, end))
         zeros, each = self.weight.new_zeros(tree.num_nodes), x.t().expand(self.heads, -1)
         pairs = zip(self.weight, each, strict=True)

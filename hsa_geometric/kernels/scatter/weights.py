@@ -27,8 +27,8 @@ def block_weights(call: Call) -> tuple[Tensor, Tensor]:
         return call.lists.blocks, lists.block_weights(call, call.lists)[1].t().contiguous()
     tree = call.tree
     query, key, mass, share = _nodes(call)
-    own = [torch.einsum("td,td->t", q, k) for q, k in zip(query, key, strict=True)]
-    own = (torch.stack(own, 1) + mass.log().unsqueeze(1))[tree.leaf]
+    each = [torch.einsum("td,td->t", q, k) for q, k in zip(query, key, strict=True)]
+    own = (torch.stack(each, 1) + mass.log().unsqueeze(1))[tree.leaf]
     own = own if call.self_loop else torch.full_like(own, -torch.inf)
     blocks, weight, total = _softmax(query, key, mass, tree)
     bias = None if call.bias is None else call.bias.to(total.dtype)[tree.order]
