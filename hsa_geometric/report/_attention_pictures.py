@@ -141,8 +141,9 @@ def draw_molecule(
         mol.GetAtomWithIdx(atom).SetProp("atomNote", "*")
     shades = {i: tuple(scale.to_rgba(w)[:3]) for i, w in enumerate(weight.tolist())}
     canvas = rdMolDraw2D.MolDraw2DCairo(1000, 800)
-    canvas.drawOptions().useBWAtomPalette()
-    canvas.drawOptions().annotationFontScale = 1.0
+    style: Any = canvas.drawOptions()
+    style.useBWAtomPalette()
+    style.annotationFontScale = 1.0
     rdMolDraw2D.PrepareAndDrawMolecule(
         canvas, mol, highlightAtoms=list(shades), highlightAtomColors=shades, highlightBonds=[]
     )
@@ -200,7 +201,8 @@ def draw_text(
     plt = pyplot()
     from matplotlib.collections import PolyCollection
 
-    column, row, lines = 0, 0.0, []  # of each word its left end and its line
+    column, row = 0, 0.0
+    lines: list[tuple[int, float]] = []  # of each word its left end and its line
     for word, gap in zip(words, gaps, strict=True):
         column += gap == SPACE and column > 0
         if gap == PARAGRAPH and lines:
