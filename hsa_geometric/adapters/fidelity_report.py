@@ -74,11 +74,11 @@ class FidelityReport:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the divergence of each head in each layer; returns matplotlib's axes."""
-        from ..report.plot import _pyplot
+        from ..report.plot import pyplot
 
         if not self.rows:
             raise ValueError("Expected a report of some layers to plot (got none)")
-        ax = _pyplot().subplots(layout="constrained")[1] if ax is None else ax
+        ax = pyplot().subplots(layout="constrained")[1] if ax is None else ax
         shown = ax.imshow(torch.stack([r.kl for r in self.rows]).numpy(), aspect="auto", vmin=0)
         ax.set(xlabel="head", ylabel="layer", title="KL to softmax attention, nats")
         ax.set_yticks(range(len(self.rows)), [str(r.index) for r in self.rows])

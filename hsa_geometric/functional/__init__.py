@@ -1,6 +1,7 @@
 """Operators as functions of tensors and a :class:`~hsa_geometric.TreeIndex`."""
 
 from .attention import attention_matrix, hierarchical_attention
+from .attention_blocks import AttentionBlocks, attention_blocks
 from .causal_cache import CausalCache
 from .clusters import Clusters, clusters_at
 from .coarse_edges import CoarseEdges, coarse_edges
@@ -12,11 +13,13 @@ from .sibling_rank import sibling_rank
 from .sweeps import aggregate, distribute
 
 __all__ = [
+    "AttentionBlocks",
     "CausalCache",
     "Clusters",
     "CoarseEdges",
     "CoarseTree",
     "aggregate",
+    "attention_blocks",
     "attention_matrix",
     "clusters_at",
     "coarse_edges",

@@ -54,7 +54,7 @@ def plot_hierarchy(
     """
     check_hierarchy(h)
     values = None if color is None else _node_colors(h, color)
-    plt = _pyplot()
+    plt = pyplot()
     from matplotlib.collections import PolyCollection
 
     tree = h.tree
@@ -129,15 +129,12 @@ def plot_levels(
         ['level 0: 1 cluster', 'level 1: 2 clusters']
     """
     check_hierarchy(h)
-    if not isinstance(h.pos, Tensor):
-        raise ValueError("Expected 'pos' in 'h' (got none)")
-    if h.pos.dim() != 2 or h.pos.size(1) not in (2, 3):
-        raise ValueError(f"Expected 'pos' to have shape [N, 2] or [N, 3] (got {list(h.pos.shape)})")
+    points = positions(h)
     levels = list(levels)
     if not levels:
         raise ValueError("Expected 'levels' to hold at least one level (got none)")
     clusters = [clusters_at(h.tree, level) for level in levels]
-    plt = _pyplot()
+    plt = pyplot()
     from matplotlib.colors import hsv_to_rgb
 
     if axes is None:
@@ -147,13 +144,12 @@ def plot_levels(
             figsize=(3.4 * len(levels), 3.6),
             squeeze=False,
             layout="constrained",
-            subplot_kw={"projection": "3d"} if h.pos.size(1) == 3 else {},
+            subplot_kw={"projection": "3d"} if len(points) == 3 else {},
         )[1][0]
     if len(axes) != len(levels):
         raise ValueError(
             f"Expected one of 'axes' for each of {len(levels)} levels (got {len(axes)})"
         )
-    points = h.pos.detach().cpu().double().T.numpy()
     size = max(1.0, min(30.0, 12_000 / h.num_nodes)) if size is None else size
     for ax, level, found in zip(axes, levels, clusters, strict=True):
         # Steps of the golden ratio: clusters that stand beside each other look different.
@@ -162,19 +158,32 @@ def plot_levels(
         light = 0.95 - 0.18 * (number % 3)
         color = hsv_to_rgb(torch.stack([hue, torch.full_like(hue, 0.65), light], dim=1).numpy())
         ax.scatter(*points, s=size, c=color, linewidths=0)
-        if len(points) == 3:
-            extent = [max(float(axis.max() - axis.min()), 1e-9) for axis in points]
-            title_y = 0.96  # above these axes it would be cut off
-            ax.set_box_aspect([side / max(extent) for side in extent], zoom=1.4)
-        else:
-            title_y = None
-            ax.set_aspect("equal")
+        equal_axes(ax, points)
         ax.set_axis_off()
         plural = "" if found.num_clusters == 1 else "s"
+        title_y = 0.96 if len(points) == 3 else None  # above such axes it would be cut off
         ax.set_title(
             f"level {level}: {found.num_clusters:,} cluster{plural}", fontsize=10, y=title_y
         )
     return axes
+
+
+def positions(h: Hierarchy) -> Any:
+    """``[2 or 3, N]`` coordinates of the leaves, an array."""
+    if not isinstance(h.pos, Tensor):
+        raise ValueError("Expected 'pos' in 'h' (got none)")
+    if h.pos.dim() != 2 or h.pos.size(1) not in (2, 3):
+        raise ValueError(f"Expected 'pos' to have shape [N, 2] or [N, 3] (got {list(h.pos.shape)})")
+    return h.pos.detach().cpu().double().T.numpy()
+
+
+def equal_axes(ax: Any, points: Any) -> None:
+    """One unit of length in all directions."""
+    if len(points) == 2:
+        ax.set_aspect("equal")
+        return
+    extent = [max(float(axis.max() - axis.min()), 1e-9) for axis in points]
+    ax.set_box_aspect([side / max(extent) for side in extent], zoom=1.4)
 
 
 def _node_colors(h: Hierarchy, color: Tensor) -> Tensor:
@@ -192,7 +201,8 @@ def _node_colors(h: Hierarchy, color: Tensor) -> Tensor:
     )
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Matplotlib, imported where pictures are drawn."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:

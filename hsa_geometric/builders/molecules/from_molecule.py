@@ -106,7 +106,7 @@ def from_molecule(
     names = check_levels(levels)
     Chem = import_chem("from_molecule")
     if isinstance(molecule, Data):
-        return build(_mol_of(molecule, Chem), molecule, names, leaf_data)
+        return build(mol_of(molecule, Chem), molecule, names, leaf_data)
     check_mol(molecule, Chem)
     return build(molecule, featurize(molecule, leaf_data, "'molecule'"), names, leaf_data)
 
@@ -141,7 +141,7 @@ def check_mol(mol: Any, Chem: Any) -> None:
         )
 
 
-def _mol_of(data: Data, Chem: Any) -> Any:
+def mol_of(data: Data, Chem: Any) -> Any:
     """The molecule of a PyG graph, its atoms in the order of the nodes."""
     smiles = attribute(data, "smiles", "molecule")
     if isinstance(smiles, list):

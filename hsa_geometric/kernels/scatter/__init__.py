@@ -12,6 +12,7 @@ No derivative is written by hand, so those of any order and in forward mode are 
 ``tiles``      families as padded tiles
 ``recursion``  log evidence upward, what is kept inside downward
 ``entmax``     1.5-entmax within families instead
+``weights``    the weights of single blocks, to look at
 ``operator``   the sweeps as one operator, for torch.compile
 =============  ==================================================================================
 """

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...tree import TreeIndex
 from ..call import Call, accumulator
 from ..dropout import OWN, factors
 from . import lists
@@ -60,16 +61,7 @@ def attend(call: Call) -> tuple[Tensor, Tensor]:
     tree, dtype = call.tree, accumulator(call.q.dtype)
     query, key, value, leaf_value, bias, mass, share, own = prepare(call)
     total, average = siblings(query, key, value, mass, call)
-    if bias is not None:  # all logits of a node but its own have it, so that no weight changes
-        total = total + bias
-    f = evidence(own, total, share, tree)
-    f = torch.where(mass.unsqueeze(-1) > 0, f, -torch.inf)
-
-    # g, the part that stays inside: 0 where nothing is there to attend to, 1 without siblings.
-    keep = torch.sigmoid(torch.where(f.isneginf(), f, f - total))
-    reach = product_down(keep, tree)  # W
-    given = reach.index_select(0, tree.up) * (1.0 - keep)
-    alone = reach.index_select(0, tree.leaf)
+    f, given, alone = solve(own, total, bias, mass, share, tree)
     if call.seed is not None:
         heads = torch.arange(alone.shape[1], device=alone.device)
         place = torch.full_like(heads, OWN)
@@ -77,3 +69,18 @@ def attend(call: Call) -> tuple[Tensor, Tensor]:
         alone = alone * factors(call.dropout_p, call.seed, heads, query_at, place, dtype)
     out = down(given.unsqueeze(-1) * average, tree) + alone.unsqueeze(-1) * leaf_value
     return out.to(call.v.dtype), f[: tree.num_trees].clone()
+
+
+def solve(
+    own: Tensor, total: Tensor, bias: Tensor | None, mass: Tensor, share: Tensor, tree: TreeIndex
+) -> tuple[Tensor, Tensor, Tensor]:
+    """f and W (1 − g) ``[T, H]``, what each node gives its siblings, and W of the leaves."""
+    if bias is not None:  # all logits of a node but its own have it, so that no weight changes
+        total = total + bias
+    f = evidence(own, total, share, tree)
+    f = torch.where(mass.unsqueeze(-1) > 0, f, -torch.inf)
+    # g, the part that stays inside: 0 where nothing is there to attend to, 1 without siblings.
+    keep = torch.sigmoid(torch.where(f.isneginf(), f, f - total))
+    reach = product_down(keep, tree)  # W
+    given = reach.index_select(0, tree.up) * (1.0 - keep)
+    return f, given, reach.index_select(0, tree.leaf)

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear
 
+from ...functional import AttentionBlocks, attention_blocks, attention_matrix
+from ...tree import TreeIndex
+
 QK_NORMS = (None, "layer_norm", "rms_norm")
 
 
@@ -76,3 +79,19 @@ class MultiHead(torch.nn.Module):
         if self.lin_residual is not None:
             out = out + self.lin_residual(x)
         return out if self.bias is None else out + self.bias
+
+    def _weights(
+        self, how: bool | str, q: Tensor, k: Tensor, tree: TreeIndex, options: dict[str, Any]
+    ) -> Tensor | AttentionBlocks:
+        """What ``return_attention_weights`` asks for."""
+        if how == "blocks":
+            return attention_blocks(q, k, tree, **options)
+        return attention_matrix(q, k, tree, **options)
+
+
+def check_weights(how: Any) -> None:
+    """What ``return_attention_weights`` may be."""
+    if not isinstance(how, bool) and how != "blocks":
+        raise ValueError(
+            f"Expected 'return_attention_weights' to be True, False or 'blocks' (got {how!r})"
+        )

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.dense.linear import HeteroLinear, Linear
 
-from ...functional import CausalCache, attention_matrix, entmax_attention, hierarchical_attention
+from ...functional import (
+    AttentionBlocks,
+    CausalCache,
+    entmax_attention,
+    hierarchical_attention,
+)
 from ...functional.checks import as_tree, check_channels, check_nodes, check_rows, check_tensor
 from ...functional.list_checks import check_lists
 from ...functional.options import check_choice, check_integers
@@ -16,7 +21,7 @@ from ...kernels.call import accumulator
 from ...lists import InteractionLists
 from ...tree import TreeIndex
 from .._typed import typed_linear
-from ._multi_head import MultiHead
+from ._multi_head import MultiHead, check_weights
 
 ATTENTIONS = ("softmax", "entmax15")
 
@@ -68,7 +73,8 @@ class HierarchicalAttentionConv(MultiHead):
           mass :math:`(N)`, tree_pos :math:`(T, \mathrm{pos\_dim})` by node id, leaf_type
           :math:`(N)`
         - **output:** :math:`(N, H \cdot F_{out})`, or :math:`(N, F_{out})` if not :obj:`concat`;
-          with :obj:`return_attention_weights` also :math:`\theta` of shape :math:`(H, N, N)`
+          with :obj:`return_attention_weights` also :math:`\theta` of shape :math:`(H, N, N)`, or
+          its blocks
 
     Example:
         >>> import torch
@@ -156,8 +162,8 @@ class HierarchicalAttentionConv(MultiHead):
         mass: Tensor | None = None,
         tree_pos: Tensor | None = None,
         leaf_type: Tensor | None = None,
-        return_attention_weights: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        return_attention_weights: bool | str = False,
+    ) -> Tensor | tuple[Tensor, Tensor | AttentionBlocks]:
         r"""Run the layer.
 
         Args:
@@ -169,8 +175,15 @@ class HierarchicalAttentionConv(MultiHead):
             mass: weight of each leaf; 0 marks padding.
             tree_pos: position of each tree node within its family, if :obj:`pos_dim` is set.
             leaf_type: number of the type of each leaf, if :obj:`num_types` is set.
-            return_attention_weights: also return the dense :math:`\theta`, without dropout.
+            return_attention_weights: also return :math:`\theta`, without dropout: dense, or with
+                ``'blocks'`` as :class:`~hsa_geometric.functional.AttentionBlocks`, at linear cost.
         """
+        check_weights(return_attention_weights)
+        if return_attention_weights == "blocks" and self.attention == "entmax15":
+            raise ValueError(
+                "Expected return_attention_weights=True in a layer with attention='entmax15' "
+                "(got 'blocks', which are those of softmax)"
+            )
         tree = as_tree(tree, x)
         check_tensor(x, "x", 2)
         check_rows(x, "x", tree)
@@ -200,7 +213,7 @@ class HierarchicalAttentionConv(MultiHead):
         out = self._attend(q, k, v, tree, dropout_p=self.dropout, training=self.training, **options)
         out = self._joined(out, x)
         if return_attention_weights:
-            return out, self._matrix(q, k, tree, options)
+            return out, self._weights(return_attention_weights, q, k, tree, options)
         return out
 
     def forward_next(
@@ -236,9 +249,11 @@ class HierarchicalAttentionConv(MultiHead):
         assert isinstance(out, Tensor)
         return out
 
-    def _matrix(self, q: Tensor, k: Tensor, tree: TreeIndex, options: dict[str, Any]) -> Tensor:
+    def _weights(
+        self, how: bool | str, q: Tensor, k: Tensor, tree: TreeIndex, options: dict[str, Any]
+    ) -> Tensor | AttentionBlocks:
         if self.attention == "softmax":
-            return attention_matrix(q, k, tree, **options)
+            return super()._weights(how, q, k, tree, options)
         one = torch.eye(q.shape[0], dtype=accumulator(q.dtype), device=q.device)
         each = one.unsqueeze(1).expand(-1, self.heads, -1)
         return self._attend(q, k, each, tree, **options).transpose(0, 1)

@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 from torch_geometric.nn.dense.linear import Linear
 
-from ...functional import attention_matrix, hierarchical_attention
+from ...functional import AttentionBlocks, hierarchical_attention
 from ...functional.checks import check_channels, check_rows, check_tensor
 from ...functional.list_checks import check_lists
 from ...lists import InteractionLists
-from ._multi_head import MultiHead
+from ._multi_head import MultiHead, check_weights
 
 
 class HierarchicalCrossAttention(MultiHead):
@@ -93,8 +93,8 @@ class HierarchicalCrossAttention(MultiHead):
         *,
         mass: Tensor | None = None,
         context_mass: Tensor | None = None,
-        return_attention_weights: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        return_attention_weights: bool | str = False,
+    ) -> Tensor | tuple[Tensor, Tensor | AttentionBlocks]:
         r"""Run the layer.
 
         Args:
@@ -104,8 +104,10 @@ class HierarchicalCrossAttention(MultiHead):
             mass: weight of each leaf of the query tree; 0 marks padding.
             context_mass: weight of each leaf of the key tree. Who finds only leaves of mass 0 gets
                 0, and the bias.
-            return_attention_weights: also return the dense :math:`\theta`, without dropout.
+            return_attention_weights: also return :math:`\theta`, without dropout: dense, or with
+                ``'blocks'`` as :class:`~hsa_geometric.functional.AttentionBlocks`, at linear cost.
         """
+        check_weights(return_attention_weights)
         check_lists(lists)
         for rows, name, channels, tree in (
             (x, "x", self.in_channels, lists.query_tree),
@@ -126,7 +128,7 @@ class HierarchicalCrossAttention(MultiHead):
         assert isinstance(out, Tensor)
         out = self._joined(out, x)
         if return_attention_weights:
-            return out, attention_matrix(q, k, lists.query_tree, **options)
+            return out, self._weights(return_attention_weights, q, k, lists.query_tree, options)
         return out
 
     def __repr__(self) -> str:
