@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from _compare import compare, descend, needs, of_equal_size
-from _draw import draw_molecule
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch_geometric.data import Batch
@@ -39,6 +38,7 @@ from hsa_geometric import Hierarchy
 from hsa_geometric.builders import from_smiles
 from hsa_geometric.builders._progress import progress_bar
 from hsa_geometric.nn import HierarchicalTransformer
+from hsa_geometric.report import plot_attention
 
 FREESOLV = Path(__file__).parent / "data" / "freesolv.csv"
 FIGURE = Path(__file__).parent / "figures" / "molecules.png"
@@ -156,9 +156,8 @@ class Net(nn.Module):
         super().__init__()
         (attention, states), width, edges = VARIANTS[variant], h.x.shape[1], h.edge_attr.shape[1]
         norm, self.weight_decay = (None, 1.0) if few else ("batch_norm", 0.01)
-        self.norm_in, self.norm_out = (
-            nn.Identity() if few else nn.BatchNorm1d(size) for size in (width, 2 * channels)
-        )
+        self.norm_in = nn.Identity() if few else nn.BatchNorm1d(width)
+        self.norm_out = nn.Identity() if few else nn.BatchNorm1d(2 * channels)
         self.encoder = HierarchicalTransformer(
             width, channels, None, layers, readout=None, attention=attention, states=states,
             mlp_channels=mlp, num_levels=1, dropout=0.1, act="relu",
@@ -224,12 +223,12 @@ def attention_from(model: Net, h: Hierarchy, atom: int) -> Tensor:
     batch = Batch.from_data_list([h])
     model(batch)
     handle.remove()
-    return attn(seen[0], batch.tree, return_attention_weights=True)[1].mean(0)[atom]
+    blocks = attn(seen[0], batch.tree, return_attention_weights="blocks")[1]
+    return blocks.attention_from(atom).mean(0)
 
 
 def draw(runs: list[dict[str, Any]], task: Task, h: Hierarchy, out: Path) -> None:
     """Saves predicted against measured values, and the attention of an atom of a molecule."""
-    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
     from rdkit import Chem
 
@@ -240,15 +239,9 @@ def draw(runs: list[dict[str, Any]], task: Task, h: Hierarchy, out: Path) -> Non
     left.axline((float(measured.mean()),) * 2, slope=1, color="0.5", linewidth=1)
     left.set(xlabel=f"measured {task.name} [{task.unit}]", ylabel="predicted", aspect="equal",
              title=f"{len(measured)} held-out molecules, {BOTH[2:]}")  # fmt: skip
-    mol = Chem.MolFromSmiles(h.smiles)
-    atom = int(atom_shares(mol)[:, 0].argmin())  # the most negative one
-    mol.GetAtomWithIdx(atom).SetProp("atomNote", "*")
-    weights = 100 * attention_from(runs[0]["model"], h, atom).numpy()
-    scale = ScalarMappable(cmap="Oranges")
-    scale.set_clim(0, weights.max())
-    draw_molecule(right, mol, scale.to_rgba(weights), annotationFontScale=1.0)
-    right.set_title("attention of the atom *, last layer, mean over heads", fontsize=10)
-    fig.colorbar(scale, ax=right, fraction=0.035, label="weight of an atom [%]")
+    atom = int(atom_shares(Chem.MolFromSmiles(h.smiles))[:, 0].argmin())  # the most negative one
+    title = "attention of the atom *, last layer, mean over heads"
+    plot_attention(h, attention_from(runs[0]["model"], h, atom), atom, ax=right, title=title)
     out.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(out)
 
@@ -286,8 +279,8 @@ def main(
         VARIANTS, seeds, prepare, run, steps=steps, key="rmse", progress=progress,
         titles=(task.name, f"test RMSE [{task.unit}]"),
     )  # fmt: skip
-    print(f"\n{len(mols)} molecules, {seeds} {how} 80/10/10 splits, {steps} epochs, mean ± std")
-    print(f"picture: {out}")
+    print(f"\n{len(mols)} molecules, {seeds} {how} 80/10/10 splits, {steps} epochs, mean ± std"
+          f"\npicture: {out}")  # fmt: skip
     tests = sorted((mols[i] for i in split(mols, 0, how)[2].tolist()), key=lambda h: h.num_nodes)
     small = tests[: 1 + len(tests) // 2]  # which are easy to read
     draw(runs[BOTH], task, max(small, key=lambda h: h.num_tree_nodes - h.num_nodes), Path(out))
