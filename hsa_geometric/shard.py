@@ -88,7 +88,8 @@ class TreeShard(TreeIndex):
         if over.any():
             raise ValueError(
                 f"Expected 'level' to be at or below the cut of a shard (got {level}, where "
-                f"{int(over.sum())} of {over.numel()} pieces lie deeper)"
+                f"{int(over.sum())} of {over.numel()} pieces lie deeper; "
+                f"shard_hierarchy(..., level={level}) leaves its clusters whole)"
             )
 
     def coarsened(self, parent: Tensor, node: Tensor, level: int) -> TreeShard:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..data.hierarchy import Hierarchy
+from ..functional import clusters_at
 from ..functional.layout import over_paths, root_of
 from ..kernels.scatter.sweeps import add_to_parents, levels_of
 from ..tree import TreeIndex
@@ -22,7 +23,9 @@ PIECES = 64  # for each process, or one for so many leaves, are few enough
 SWEEPS = 16.0  # cost of a node beside one logit a sibling
 
 
-def shard_hierarchy(h: Hierarchy, group: Any = None) -> HierarchyShard:
+def shard_hierarchy(
+    h: Hierarchy, group: Any = None, *, level: int | None = None
+) -> HierarchyShard:
     r"""Cut a hierarchy into subtrees of about equal cost for the processes of a group.
 
     Subtrees that together cost about the same go to each process; the few nodes above are known to
@@ -35,13 +38,16 @@ def shard_hierarchy(h: Hierarchy, group: Any = None) -> HierarchyShard:
     Args:
         h: a sample or a batch; trees that fit go to one process whole.
         group: process group. (default: the default one)
+        level: leave the clusters of :func:`~hsa_geometric.functional.clusters_at`\ ``(h.tree,
+            level)`` whole, so that pooling to that level, as a U-Net does, stays on each process.
+            (default: cut wherever it is even)
 
     Returns:
         :class:`HierarchyShard`: the leaves of this process, which may be none, in their order.
         Edges among them are kept; :class:`Halo` is for those between processes.
 
     Raises:
-        TypeError: if :obj:`h` is no hierarchy.
+        TypeError: if :obj:`h` is no hierarchy, or :obj:`level` no integer.
         ValueError: if it cannot be cut evenly (a star of many leaves, a chain of single leaves), or
             processes hold different hierarchies.
         RuntimeError: if there is no process group.
@@ -67,11 +73,13 @@ def shard_hierarchy(h: Hierarchy, group: Any = None) -> HierarchyShard:
             "start the program with torchrun)"
         )
     rank, size = dist.get_rank(group), dist.get_world_size(group)
-    pieces, ranks = choose_cut(h.tree, size)
+    pieces, ranks = choose_cut(h.tree, size, level)
     return HierarchyShard.attach(make_shard(h, pieces, ranks, rank, size), group)
 
 
-def choose_cut(tree: TreeIndex, processes: int) -> tuple[Tensor, Tensor]:
+def choose_cut(
+    tree: TreeIndex, processes: int, level: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Node ids of pieces, and the process of each.
 
     Raises:
@@ -84,6 +92,8 @@ def choose_cut(tree: TreeIndex, processes: int) -> tuple[Tensor, Tensor]:
     total = float(cost[is_root].sum())
     most = max(PIECES * processes, tree.num_leaves // PIECES)
     whole = (degree == 0) | (degree > most)  # what is never opened
+    if level is not None:
+        whole[clusters_at(tree, level).node] = True
     best = None
     for finer in (1, 2, 4, 8, 16):
         shut = whole | (cost <= total / (processes * finer))

@@ -51,7 +51,9 @@ def attention(
             whole[plan.root] = False
             blocks.append(f[whole])
             most.append(plan.most_trees)
-        got = gather(blocks, most, shard)
+        # All processes or none have a way back, also where nothing here depends on q.
+        tie = torch.cat([x.to(dtype).flatten()[:0] for x in (call.q, call.k, call.v)])
+        got = gather(blocks, most, tie, shard)
 
         f_top = f[:0]
         if plan.top is None:
@@ -205,13 +207,15 @@ class named:
             ) from error
 
 
-def gather(blocks: list[Tensor], most: list[int], shard: TreeShard) -> list[Tensor]:
+def gather(
+    blocks: list[Tensor], most: list[int], tie: Tensor, shard: TreeShard
+) -> list[Tensor]:
     """Of each block ``[n, C]`` those of all processes, ``[processes, most, C]``, in one message."""
     flat = [
         torch.nn.functional.pad(x, (0, 0, 0, rows - x.shape[0])).flatten()
         for x, rows in zip(blocks, most, strict=True)
     ]
-    got = Gather.apply(torch.cat(flat), shard.group)
+    got = Gather.apply(torch.cat([*flat, tie]), shard.group)
     parts = got.split([x.numel() for x in flat], dim=1)
     return [
         y.unflatten(1, (rows, x.shape[1]))
