@@ -97,7 +97,7 @@ def restored(samples, total, folder):
     """The same loss of the model in the checkpoint, whole on every process."""
     net = model()
     state = net.state_dict()
-    dcp.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    dcp.load(state, checkpoint_id=folder)
     net.load_state_dict(state)
     with torch.no_grad():
         return float(loss(net, Batch.from_data_list(samples), total))

@@ -133,7 +133,8 @@ class Plan:
         piece: ``[N]`` root in ``local`` of each leaf.
         top: of the trees that lie on several processes; :obj:`None` where there is none.
         mine: ``[P_here]`` row among the pieces of ``top`` of each root of ``local`` that is one.
-        root: ``[P_here]`` these roots; the others are trees that are whole here.
+        root: ``[P_here]`` these roots.
+        whole: the other roots, of trees that one process holds.
         owned: ``[T_owned]`` id in the shard of each node of the top that this process tells of.
         piece_slot: ``[2, P]`` of each piece of ``top``: its process, and its place there.
         node_slot: ``[2, T_top]`` the same of the nodes of ``top``.
@@ -148,6 +149,7 @@ class Plan:
     top: TreeIndex | None
     mine: Tensor
     root: Tensor
+    whole: Tensor
     owned: Tensor
     piece_slot: Tensor
     node_slot: Tensor
@@ -200,13 +202,16 @@ class Plan:
         kept = split.nonzero().view(-1)
         number = split.cumsum(0) - 1
         over = None if kept.numel() == 0 else TreeIndex.from_parent(number[top.parent[kept]])
-        # Roots of `local` ascend by position, hence by id; so do pieces by number.
+        # What is told of stands in the order of the top, also where ids here do not.
         here_pieces = cut[node[local.order[local.root]]] if local is not None else cut[:0]
-        is_split = split[here_pieces]
+        by_number = torch.argsort(here_pieces)
+        is_split = split[here_pieces[by_number]]
+        mine_split, mine_whole = by_number[is_split], by_number[~is_split]
         split_piece = is_leaf & split
         row = split_piece.cumsum(0) - 1
         tells = (cut >= 0) & split[own] & (holder[own] == here) if cut.numel() else inside
         owned = tells.nonzero().view(-1)
+        owned = owned[torch.argsort(cut[owned])]
 
         tree_roots = top.order[top.root]
         is_whole = whole[tree_roots]
@@ -219,7 +224,7 @@ class Plan:
         node_at = holder[kept]
         return cls(
             local, prefix if contiguous else node, piece, over,
-            row[here_pieces[is_split]], is_split.nonzero().view(-1), owned,
+            row[here_pieces[mine_split]], mine_split, mine_whole, owned,
             torch.stack([piece_at, _places(piece_at)]), torch.stack([node_at, _places(node_at)]),
             tree_slot, _most(piece_at), _most(node_at), _most(tree_slot[0][is_whole]),
         )  # fmt: skip

@@ -47,9 +47,7 @@ def attention(
             blocks.append(torch.cat(node, 1))
             most.append(plan.most_nodes)
         if with_evidence:
-            whole = torch.ones(f.shape[0], dtype=torch.bool, device=f.device)
-            whole[plan.root] = False
-            blocks.append(f[whole])
+            blocks.append(f[plan.whole])
             most.append(plan.most_trees)
         # All processes or none have a way back, also where nothing here depends on q.
         tie = torch.cat([x.to(dtype).flatten()[:0] for x in (call.q, call.k, call.v)])

@@ -56,6 +56,7 @@ def test_copies_and_pickles_attend_alike(processes):
     assert all("HierarchyShard(leaves=" in text for text in processes.run(work.copies, 2))
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_the_example_and_a_checkpoint_for_another_number(processes, tmp_path):
     found = processes.run(work.example, 4, str(tmp_path / "checkpoint"))[0]
     assert max(found[name] for name in ("data parallel", "tree parallel", "checkpoint")) < 1e-6
