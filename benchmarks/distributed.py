@@ -145,7 +145,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def expected(
-    processes: int, leaves: float, pieces: int, channels: int, rate: float, link: float, delay: float
+    processes: int,
+    leaves: float,
+    pieces: int,
+    channels: int,
+    rate: float,
+    link: float,
+    delay: float,
 ) -> float:
     """Part of the time of a layer, both ways, that is not spent waiting for others.
 
@@ -178,7 +184,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distributed", description=__doc__)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 3, 4])
-    parser.add_argument("--depth", type=int, nargs="+", default=[8, 10], help="levels of 4 children")
+    parser.add_argument(
+        "--depth", type=int, nargs="+", default=[8, 10], help="levels of 4 children"
+    )
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)

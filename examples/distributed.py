@@ -59,7 +59,7 @@ def clouds(count=8):
 
 
 def loss(net, data, total):
-    """This data's part of the mean error of ``total`` leaves."""
+    """A part of the mean error of ``total`` leaves."""
     return (net(data.x, data.tree) - data.y).square().sum() / total
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import torch
@@ -52,7 +53,9 @@ class TreeShard(TreeIndex):
         return cls(*tensors, cut, TreeIndex.from_parent(top_parent), rank, depth_below, group)
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("Cannot pickle a TreeShard: save its HierarchyShard, and attach it to a group")
+        raise TypeError(
+            "Cannot pickle a TreeShard: save its HierarchyShard, and attach it to a group"
+        )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeShard:
         """The same shard on another device."""
@@ -178,7 +181,7 @@ class Plan:
         # A node above is told of by the process of lowest number below it.
         by_position = holder[top.order]
         starts = [*top.starts.tolist(), top.num_nodes]
-        for low, high in reversed(list(zip(starts, starts[1:], strict=False))):
+        for low, high in reversed(list(pairwise(starts))):
             above = top.up[low:high]
             by_position = by_position.scatter_reduce(0, above, by_position[low:high], "amin")
         holder[top.order] = by_position
@@ -257,4 +260,3 @@ def _nothing(parent: Tensor) -> list[Tensor]:
     empty = parent.new_empty(0, dtype=torch.long)
     key = TreeIndex.from_parent(torch.zeros(1, dtype=torch.long)).key
     return [empty if name != "family_ptr" else empty.new_zeros(1) for name in FIELDS[:-1]] + [key]
-

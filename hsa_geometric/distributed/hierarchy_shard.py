@@ -27,7 +27,8 @@ class HierarchyShard(Hierarchy):
     that it is saved and loaded as any other:
 
     ==============  ================================================================================
-    ``leaf_row``    ``[N]`` row in the whole of each leaf here, ascending; of clusters that of the first leaf
+    ``leaf_row``    ``[N]`` row in the whole of each leaf here, ascending; after :func:`coarsen`
+                    that of each cluster's first leaf
     ``tree_cut``    ``[T]`` number in the top of each node here, -1 below the cut
     ``cut_parent``  ``[T']`` parent of each node of the top: the nodes at and above the cut, of all
                     processes; its leaves are the :obj:`P` pieces, subtrees on one process each
@@ -119,7 +120,9 @@ class HierarchyShard(Hierarchy):
         Raises:
             ValueError: always, with what to do.
         """
-        raise ValueError("Expected whole hierarchies in a batch (got shards; cut the batch instead)")
+        raise ValueError(
+            "Expected whole hierarchies in a batch (got shards; cut the batch instead)"
+        )
 
     def _with_nodes(self, out: Hierarchy, keep: Tensor, parent: Tensor) -> Hierarchy:
         raise ValueError(

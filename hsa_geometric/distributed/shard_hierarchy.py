@@ -23,9 +23,7 @@ PIECES = 64  # for each process, or one for so many leaves, are few enough
 SWEEPS = 16.0  # cost of a node beside one logit a sibling
 
 
-def shard_hierarchy(
-    h: Hierarchy, group: Any = None, *, level: int | None = None
-) -> HierarchyShard:
+def shard_hierarchy(h: Hierarchy, group: Any = None, *, level: int | None = None) -> HierarchyShard:
     r"""Cut a hierarchy into subtrees of about equal cost for the processes of a group.
 
     Subtrees that together cost about the same go to each process; the few nodes above are known to
@@ -77,9 +75,7 @@ def shard_hierarchy(
     return HierarchyShard.attach(make_shard(h, pieces, ranks, rank, size), group)
 
 
-def choose_cut(
-    tree: TreeIndex, processes: int, level: int | None = None
-) -> tuple[Tensor, Tensor]:
+def choose_cut(tree: TreeIndex, processes: int, level: int | None = None) -> tuple[Tensor, Tensor]:
     """Node ids of pieces, and the process of each.
 
     Raises:

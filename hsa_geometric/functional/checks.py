@@ -16,7 +16,7 @@ def as_tree(
     """A :class:`TreeIndex`, built here if a parent vector came.
 
     With :obj:`x`, one row for each leaf, a compiler knows how many leaves there are, and beside a
-    FakeTensor the index is one of such. What knows of shards says so, all else needs the whole tree.
+    FakeTensor the index is one of such. What knows of shards says so; else they are refused.
     """
     rows = x.shape[0] if isinstance(x, Tensor) and x.dim() > 0 else None
     if isinstance(tree, Tensor):

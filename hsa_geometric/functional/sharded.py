@@ -205,9 +205,7 @@ class named:
             ) from error
 
 
-def gather(
-    blocks: list[Tensor], most: list[int], tie: Tensor, shard: TreeShard
-) -> list[Tensor]:
+def gather(blocks: list[Tensor], most: list[int], tie: Tensor, shard: TreeShard) -> list[Tensor]:
     """Of each block ``[n, C]`` those of all processes, ``[processes, most, C]``, in one message."""
     flat = [
         torch.nn.functional.pad(x, (0, 0, 0, rows - x.shape[0])).flatten()
@@ -216,8 +214,7 @@ def gather(
     got = Gather.apply(torch.cat([*flat, tie]), shard.group)
     parts = got.split([x.numel() for x in flat], dim=1)
     return [
-        y.unflatten(1, (rows, x.shape[1]))
-        for y, x, rows in zip(parts, blocks, most, strict=True)
+        y.unflatten(1, (rows, x.shape[1])) for y, x, rows in zip(parts, blocks, most, strict=True)
     ]
 
 

@@ -102,7 +102,9 @@ def layers(group, h, level):
         )
         (out * cotangent).sum().backward()
         learned = [*conv.parameters(), *unet.parameters()]
-        grads = torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in learned])
+        grads = torch.cat(
+            [torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in learned]
+        )
         return out.detach(), x.grad, grads.clone()
 
     out, grad, learned = run(h, cotangent)
@@ -118,13 +120,17 @@ def layers(group, h, level):
     assert torch.equal(first[at], part.leaf_row)
     close(part.x, whole.x[at], torch.float64)
     close(part.mass, whole.mass[at], torch.float64)
-    expected = functional.hierarchical_attention(*[whole.x.unsqueeze(1)] * 3, whole.tree, mass=whole.mass)
+    expected = functional.hierarchical_attention(
+        *[whole.x.unsqueeze(1)] * 3, whole.tree, mass=whole.mass
+    )
     got = functional.hierarchical_attention(*[part.x.unsqueeze(1)] * 3, part.tree, mass=part.mass)
     close(got, expected[at], torch.float64)
     pooled = functional.pool(shard.x, shard.tree, level, mass=shard.mass)
-    close(functional.lift(pooled, shard.tree, level), functional.lift(
-        functional.pool(h.x, h.tree, level, mass=h.mass), h.tree, level
-    )[rows], torch.float64)
+    close(
+        functional.lift(pooled, shard.tree, level),
+        functional.lift(functional.pool(h.x, h.tree, level, mass=h.mass), h.tree, level)[rows],
+        torch.float64,
+    )
 
     halo = Halo(shard, h.edge_index)
     x = shard.x.detach().requires_grad_()
@@ -177,9 +183,7 @@ def refused(group):
     found = {}
     three = make_shard(h, pieces, ranks, rank, 3)
     found["processes"] = error_of(HierarchyShard.attach, three, group)
-    found["another's"] = error_of(
-        HierarchyShard.attach, make_shard(h, pieces, ranks, 0, 2), group
-    )
+    found["another's"] = error_of(HierarchyShard.attach, make_shard(h, pieces, ranks, 0, 2), group)
     found["whole"] = error_of(HierarchyShard.attach, h, group)
     other = Hierarchy(parent=balanced(3, 2 + rank))
     found["cuts"] = error_of(shard_hierarchy, other, group)

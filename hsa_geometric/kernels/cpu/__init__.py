@@ -88,9 +88,9 @@ class Forward:
     """
 
     def __init__(self, call: Call, save: bool):
-        nodes, families, heads, means, values = _sizes(call)
+        _, families, heads, means, values = _sizes(call)
         self.call, self.save = call, save
-        self.leaves = q, k, v = beside(call.q), beside(call.k), beside(call.v)
+        self.leaves = q, _, v = beside(call.q), beside(call.k), beside(call.v)
         dtype, tree = accumulator(q.dtype), call.tree
         self.walk, self.mass = Walk.of(tree), masses(call.mass, tree, dtype)
         self.given = node_values(call, dtype)
@@ -146,7 +146,7 @@ class Backward:
     def __init__(
         self, call: Call, saved: list[Tensor], grad: Tensor | None, w: Tensor | None = None
     ):
-        nodes, families, heads, means, values = _sizes(call)
+        _, families, heads, means, values = _sizes(call)
         self.call, self.saved = call, saved
         q, k, v = self.leaves = beside(call.q), beside(call.k), beside(call.v)
         dtype, tree = accumulator(q.dtype), call.tree

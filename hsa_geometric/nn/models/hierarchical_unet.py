@@ -154,8 +154,8 @@ class HierarchicalUNet(torch.nn.Module):
             )
         if edge_index is not None and isinstance(tree, TreeShard):
             raise ValueError(
-                "Expected no 'edge_index' on a shard of a tree (edges lead to other processes: take "
-                "a distributed.Halo beside the model)"
+                "Expected no 'edge_index' on a shard of a tree (edges lead to other processes; "
+                "take a distributed.Halo beside the model)"
             )
         if edge_weight is not None and edge_index is None:
             raise ValueError("Expected 'edge_index' beside 'edge_weight' (got None)")
