@@ -146,7 +146,7 @@ class Backward:
     def __init__(
         self, call: Call, saved: list[Tensor], grad: Tensor | None, w: Tensor | None = None
     ):
-        _, families, heads, means, values = _sizes(call)
+        nodes, families, heads, means, values = _sizes(call)
         self.call, self.saved = call, saved
         q, k, v = self.leaves = beside(call.q), beside(call.k), beside(call.v)
         dtype, tree = accumulator(q.dtype), call.tree
