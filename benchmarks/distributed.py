@@ -169,11 +169,11 @@ def expected(
 def plan(channels: int) -> str:
     """Expected efficiency on many GPUs, as a table."""
     lines = [
-        "| leaves | 8 GPUs (NVLink) | 64 GPUs | 1,024 GPUs |", "|--:|--:|--:|--:|"
+        "| leaves | 8 GPUs | 64 GPUs | 1,024 GPUs |", "|--:|--:|--:|--:|"
     ]  # fmt: skip
     for leaves in (1e7, 1e8, 1e9):
         cells = [
-            expected(n, leaves, 4, channels, 2e8, link, delay)
+            expected(n, leaves, 4, channels, 1e8, link, delay)
             for n, link, delay in ((8, 3e11, 3e-6), (64, 2.5e10, 5e-6), (1024, 2.5e10, 5e-6))
         ]
         lines.append(f"| {leaves:,.0f} | " + " | ".join(f"{x:.0%}" for x in cells) + " |")
