@@ -62,6 +62,10 @@ class HierarchyShard(Hierarchy):
                 "start the program with torchrun)"
             )
         rank, size = dist.get_rank(group), dist.get_world_size(group)
+        if rank < 0:
+            raise ValueError(
+                f"Expected this process to belong to 'group' (got a group of {size} others)"
+            )
         missing = [key for key in CUT if key not in h]
         if missing:
             raise ValueError(
