@@ -50,7 +50,7 @@ def attention(
             blocks.append(f[plan.whole])
             most.append(plan.most_trees)
         # All processes or none have a way back, also where nothing here depends on q.
-        tie = torch.cat([x.to(dtype).flatten()[:0] for x in (call.q, call.k, call.v)])
+        tie = Tie.apply(dtype, call.q, call.k, call.v)
         got = gather(blocks, most, tie, shard)
 
         f_top = f[:0]
@@ -216,6 +216,20 @@ def gather(blocks: list[Tensor], most: list[int], tie: Tensor, shard: TreeShard)
     return [
         y.unflatten(1, (rows, x.shape[1])) for y, x, rows in zip(parts, blocks, most, strict=True)
     ]
+
+
+class Tie(torch.autograd.Function):
+    """No numbers, which need a gradient where one of the arguments does, and give none."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *xs: Tensor) -> Tensor:
+        """Nothing."""
+        return xs[0].new_empty(0, dtype=dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
+        """A slice would make gradients of zeros, as large as the arguments."""
+        return None, None, None, None
 
 
 class Gather(torch.autograd.Function):
