@@ -1,6 +1,17 @@
 """Hierarchical self-attention for PyTorch Geometric."""
 
-from . import adapters, builders, data, functional, interactions, nn, report, surgery, transforms
+from . import (
+    adapters,
+    builders,
+    data,
+    distributed,
+    functional,
+    interactions,
+    nn,
+    report,
+    surgery,
+    transforms,
+)
 from .builders import *  # noqa: F403
 from .builders import __all__ as _builders
 from .config import show_config
@@ -19,6 +30,7 @@ __all__ = [
     "builders",
     "coarsen",
     "data",
+    "distributed",
     "functional",
     "hierarchy_report",
     "interactions",

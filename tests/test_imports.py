@@ -9,7 +9,7 @@ import hsa_geometric
 
 ROOT = Path(hsa_geometric.__file__).parent
 # A part may import those before it. Folders are parts; so are files beside them.
-ORDER = ["native", "once", "tree", "lists", "kernels", "functional", "interactions"]
+ORDER = ["native", "once", "tree", "lists", "shard", "kernels", "functional", "interactions"]
 BRANCHES = {
     "nn": {"functional"},
     "data": {"functional"},
@@ -17,6 +17,7 @@ BRANCHES = {
     "transforms": {"builders", "data", "functional"},
     "surgery": {"builders", "data", "functional"},
     "report": {"builders", "data", "functional", "surgery"},
+    "distributed": {"functional", "data"},
     "adapters": {"builders", "data", "functional", "report"},
     "testing": {"functional", "data", "builders", "nn"},
     "graphgym": {"functional", "data", "nn"},

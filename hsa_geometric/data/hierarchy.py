@@ -17,6 +17,7 @@ from hsa_geometric.data.leaves import check_no_references, count_before, keep_le
 from hsa_geometric.data.rows import Rows, rows_by_name, type_number
 from hsa_geometric.data.storage import HierarchyStorage
 from hsa_geometric.data.validation import check_contents
+from hsa_geometric.functional.clusters import Clusters
 from hsa_geometric.tree import TreeIndex
 
 DERIVED = ("tree", "parent_edge_index", "num_tree_nodes", "num_trees", "depth")
@@ -445,6 +446,9 @@ class Hierarchy(Data):  # type: ignore[misc]
         ends, rows = slices["parent"], rows.cpu()
         parts = zip(value, rows.split(_ends(ends, rows).diff().tolist()), ends[:-1], strict=True)
         return [record.select(part - begin) for record, part, begin in parts]
+
+    def _coarsened(self, out: Hierarchy, tree: TreeIndex, clusters: Clusters) -> None:
+        """Write into ``out``, these clusters, what a subclass knows beside."""
 
     def __repr__(self) -> str:
         info = []

@@ -87,7 +87,7 @@ def coarse_edges(
             )
     if edge_weight is None or reduce == "count":
         edge_weight = torch.ones(num_edges, device=cluster.device)
-    size = int(cluster.max()) + 1
+    size = int(cluster.max()) + 1 if cluster.numel() else 1  # nothing, in a shard of nothing
     row, col = cluster[edge_index]
     between = row != col
     key, joined = torch.unique((row * size + col)[between], return_inverse=True)

@@ -11,7 +11,7 @@ import hsa_geometric
 
 DOCS = EXAMPLES.parent / "docs"
 PUBLIC = {"hsa_geometric", "builders", "data", "functional", "nn", "report", "surgery"}
-PUBLIC |= {"transforms", "testing", "graphgym", "interactions"}
+PUBLIC |= {"transforms", "testing", "graphgym", "interactions", "distributed"}
 check = load_module(DOCS / "check.py")
 
 

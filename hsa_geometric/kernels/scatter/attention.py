@@ -59,16 +59,25 @@ def attend(call: Call) -> tuple[Tensor, Tensor]:
     if call.lists is not None:
         return lists.attend(call, call.lists)
     tree, dtype = call.tree, accumulator(call.q.dtype)
-    query, key, value, leaf_value, bias, mass, share, own = prepare(call)
-    total, average = siblings(query, key, value, mass, call)
-    f, given, alone = solve(own, total, bias, mass, share, tree)
+    prepared = prepare(call)
+    z, alone, f = recursed(prepared, call)
     if call.seed is not None:
         heads = torch.arange(alone.shape[1], device=alone.device)
         place = torch.full_like(heads, OWN)
         query_at = tree.leaf.unsqueeze(1)
         alone = alone * factors(call.dropout_p, call.seed, heads, query_at, place, dtype)
-    out = down(given.unsqueeze(-1) * average, tree) + alone.unsqueeze(-1) * leaf_value
-    return out.to(call.v.dtype), f[: tree.num_trees].clone()
+    out = z + alone.unsqueeze(-1) * prepared.leaf_value
+    return out.to(call.v.dtype), f
+
+
+def recursed(prepared: Prepared, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """What leaves have from others ``[N, H, Dv]``, their W ``[N, H]``, and f of the roots."""
+    query, key, value, _, bias, mass, share, own = prepared
+    tree = call.tree
+    total, average = siblings(query, key, value, mass, call)
+    f, given, alone = solve(own, total, bias, mass, share, tree)
+    z = down(given.unsqueeze(-1) * average, tree)
+    return z, alone, f[: tree.num_trees].clone()
 
 
 def solve(
@@ -84,3 +93,8 @@ def solve(
     reach = product_down(keep, tree)  # W
     given = reach.index_select(0, tree.up) * (1.0 - keep)
     return f, given, reach.index_select(0, tree.leaf)
+
+
+def above(call: Call, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`recursed` of a tree whose leaves are subtrees with means and log evidence ``own``."""
+    return recursed(prepare(call)._replace(own=own), call)

@@ -184,7 +184,7 @@ class HierarchicalAttentionConv(MultiHead):
                 "Expected return_attention_weights=True in a layer with attention='entmax15' "
                 "(got 'blocks', which are those of softmax)"
             )
-        tree = as_tree(tree, x)
+        tree = as_tree(tree, x, sharded=True)
         check_tensor(x, "x", 2)
         check_rows(x, "x", tree)
         check_channels(x, "x", self.in_channels)
