@@ -7,7 +7,7 @@ from typing import Any
 from hsa_geometric.builders._bisection import bisect, check_options
 from hsa_geometric.builders._coordinates import Coordinates, as_coordinates
 from hsa_geometric.builders._ids import Ids, as_batch
-from hsa_geometric.builders.from_parent import from_parent
+from hsa_geometric.builders.from_parent import built
 from hsa_geometric.data.hierarchy import Hierarchy
 
 
@@ -59,7 +59,8 @@ def from_points(
         batch: ``[N]`` sample of each point, ids ``0 .. B-1``, in any order; each sample becomes a
             tree of its own, the same as if built alone (tree ``b`` is sample ``b``), and the vector
             is kept as ``h.batch``. (default: one tree)
-        progress: whether a bar on stderr counts the rounds of bisection. (default: off)
+        progress: whether a bar on stderr counts the points that have found their place.
+            (default: off)
         **leaf_data: as for :func:`~hsa_geometric.builders.from_parent`.
 
     Raises:
@@ -87,4 +88,5 @@ def from_points(
     parent = bisect(
         pos, batch, method=method, branching=branching, leaf_size=leaf_size, progress=progress
     )
-    return from_parent(parent, pos=pos, **leaf_data)
+    trees = 1 if batch is None else int(batch.max()) + 1
+    return built(parent, pos.shape[0], trees, pos=pos, **leaf_data)
