@@ -148,7 +148,9 @@ def coarsen(
         for key, value in edges._asdict().items():
             if value is not None:
                 new[key] = (value, cluster_sample[edges.edge_index[0]])
-    return _with_rows(data, new, dropped)
+    out = _with_rows(data, new, dropped)
+    data._coarsened(out, tree, clusters)
+    return out
 
 
 def _mean(value: Tensor, cluster: Tensor, size: int, mass: Tensor | None) -> Tensor:

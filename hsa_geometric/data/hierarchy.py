@@ -17,6 +17,7 @@ from hsa_geometric.data.leaves import check_no_references, count_before, keep_le
 from hsa_geometric.data.rows import Rows, rows_by_name, type_number
 from hsa_geometric.data.storage import HierarchyStorage
 from hsa_geometric.data.validation import check_contents
+from hsa_geometric.functional.clusters import Clusters
 from hsa_geometric.tree import TreeIndex
 
 DERIVED = ("tree", "parent_edge_index", "num_tree_nodes", "num_trees", "depth")
@@ -438,6 +439,9 @@ class Hierarchy(Data):  # type: ignore[misc]
             incs["parent"] = slices["parent"][:-1]
             out._slice_dict, out._inc_dict = slices, incs
         return out
+
+    def _coarsened(self, out: Hierarchy, tree: TreeIndex, clusters: Clusters) -> None:
+        """Write into ``out``, these clusters, what a subclass knows beside."""
 
     def __repr__(self) -> str:
         info = []

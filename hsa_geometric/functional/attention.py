@@ -8,8 +8,9 @@ from torch import Tensor
 from ..kernels import operator, reference
 from ..kernels.call import Call, accumulator
 from ..lists import InteractionLists
+from ..shard import TreeShard
 from ..tree import TreeIndex
-from . import checks, list_checks
+from . import checks, list_checks, sharded
 from .backends import resolve
 
 
@@ -122,9 +123,13 @@ def hierarchical_attention(
     """
     call = checked_call(
         q, k, v, tree, lists, key_tree, scale, pos_q, pos_k, mass, key_mass, temperature, bias,
-        self_loop, dropout_p, training,
+        self_loop, dropout_p, training, sharded=True,
     )  # fmt: skip
-    out, evidence = operator.attention(call, resolve(backend, call))
+    backend = resolve(backend, call)
+    if isinstance(call.tree, TreeShard):
+        out, evidence = sharded.attention(call, call.tree, backend, return_evidence)
+    else:
+        out, evidence = operator.attention(call, backend)
     return (out, evidence) if return_evidence else out
 
 
@@ -188,12 +193,13 @@ def checked_call(
     self_loop: bool,
     dropout_p: float = 0.0,
     training: bool = False,
+    sharded: bool = False,
 ) -> Call:
     """The arguments of attention, checked, for a backend."""
     dtype = accumulator(q.dtype) if isinstance(q, Tensor) else torch.float32
     if lists is None:
         list_checks.check_alone(key_tree, key_mass)
-        tree = other = checks.as_tree(tree, q)
+        tree = other = checks.as_tree(tree, q, sharded=sharded)
         checks.check_queries(q, k, tree)
         checks.check_values(v, q)
     else:

@@ -6,18 +6,23 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ..shard import TreeShard
 from ..tree import TreeIndex
 
 
-def as_tree(tree: TreeIndex | Tensor, x: Tensor | None = None) -> TreeIndex:
+def as_tree(
+    tree: TreeIndex | Tensor, x: Tensor | None = None, *, sharded: bool = False
+) -> TreeIndex:
     """A :class:`TreeIndex`, built here if a parent vector came.
 
     With :obj:`x`, one row for each leaf, a compiler knows how many leaves there are, and beside a
-    FakeTensor the index is one of such.
+    FakeTensor the index is one of such. What knows of shards says so, all else needs the whole tree.
     """
     rows = x.shape[0] if isinstance(x, Tensor) and x.dim() > 0 else None
     if isinstance(tree, Tensor):
         tree = TreeIndex.from_parent(tree, num_leaves=rows)
+    if isinstance(tree, TreeShard) and not sharded:
+        raise TypeError("Expected a whole 'tree' (got the shard of one of several processes)")
     if isinstance(tree, TreeIndex):
         if isinstance(x, FakeTensor) and not isinstance(tree.up, FakeTensor):
             return TreeIndex(*map(x.fake_mode.from_tensor, tree.tensors))
@@ -196,6 +201,8 @@ def check_mass_values(mass: Tensor, dtype: torch.dtype = torch.float32, name: st
     """Masses of the CPU; elsewhere reading them would wait for the device."""
     if torch.compiler.is_compiling() or mass.device.type != "cpu" or is_traced(mass):
         return  # reading values would break the graph, or wait for the device
+    if mass.numel() == 0:
+        return  # of a process that holds no leaf
     low, total = float(mass.amin()), float(mass.sum(dtype=torch.float64))
     if low >= 0.0 and total <= torch.finfo(dtype).max:
         if mass.dtype != torch.float64 or dtype == torch.float64:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..shard import TreeShard
 from ..tree import TreeIndex
 from .checks import as_tree
 from .options import check_integer
@@ -60,13 +61,18 @@ def clusters_at(tree: TreeIndex | Tensor, level: int) -> Clusters:
         >>> clusters_at(parent, 1).node
         tensor([5, 6, 4])
     """
-    tree = as_tree(tree)
+    tree = as_tree(tree, sharded=True)
     check_integer(level, "level")
+    if isinstance(tree, TreeShard):
+        tree.check_level(level)
     up, leaf = tree.up, tree.leaf
     depth = tree.level[tree.order][leaf]
     root = climb(up, leaf, depth)
     if level < 0:
-        deepest = depth.new_zeros(tree.num_trees).scatter_reduce(0, root, depth, "amax")
+        if isinstance(tree, TreeShard):
+            deepest = tree.deepest
+        else:
+            deepest = depth.new_zeros(tree.num_trees).scatter_reduce(0, root, depth, "amax")
         target = (deepest + 1 + level).clamp(min=0)[root]
     else:
         target = torch.full_like(depth, level)

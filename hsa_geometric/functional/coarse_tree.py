@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..shard import TreeShard
 from ..tree import TreeIndex
 from .checks import as_tree
 from .clusters import Clusters, clusters_at
@@ -57,7 +58,7 @@ def coarse_tree(tree: TreeIndex | Tensor, level: int) -> CoarseTree:
         >>> coarse.node  # leaf 4 is a cluster of its own, behind the two families
         tensor([5, 6, 4, 7])
     """
-    tree = as_tree(tree)
+    tree = as_tree(tree, sharded=True)
     clusters = clusters_at(tree, level)
     above = torch.zeros_like(tree.parent, dtype=torch.bool)
     above[clusters.node] = True
@@ -69,4 +70,7 @@ def coarse_tree(tree: TreeIndex | Tensor, level: int) -> CoarseTree:
     node = torch.cat([clusters.node, above.nonzero().view(-1)])
     new_id = torch.empty_like(tree.parent)
     new_id[node] = torch.arange(node.numel(), device=node.device)
-    return CoarseTree(TreeIndex.from_parent(new_id[tree.parent[node]]), clusters, node)
+    parent = new_id[tree.parent[node]]
+    if isinstance(tree, TreeShard):
+        return CoarseTree(tree.coarsened(parent, node, level), clusters, node)
+    return CoarseTree(TreeIndex.from_parent(parent), clusters, node)

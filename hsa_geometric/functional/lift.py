@@ -44,7 +44,7 @@ def lift(x: Tensor, tree: TreeIndex | Tensor, level: int, *, to_level: int = -1)
         >>> lift(torch.tensor([1.0, 2.0]), parent, level=1)
         tensor([1., 1., 2.])
     """
-    tree = as_tree(tree)
+    tree = as_tree(tree, sharded=True)
     check_tensor(x, "x")
     coarse = clusters_at(tree, level)
     check_cluster_rows(x, "x", coarse.num_clusters, level, tree)

@@ -85,7 +85,7 @@ def pool(
         >>> pool(pool(x, parent, 1, reduce="max"), parent, 0, from_level=1, reduce="max")
         tensor([8.])
     """
-    tree = as_tree(tree)
+    tree = as_tree(tree, sharded=True)
     check_tensor(x, "x")
     check_choice(reduce, "reduce", REDUCTIONS)
     coarse = clusters_at(tree, level)

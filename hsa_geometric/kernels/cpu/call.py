@@ -15,9 +15,10 @@ from .walk import Walk
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 # Sizes, nine tensors of leaf rows, addresses and switches; scale and dropout. The rest is C's own.
-NUM_SIZES, NUM_ROWS, NUM_ADDRESSES = 14, 9, 31
+NUM_SIZES, NUM_ROWS, NUM_ADDRESSES = 14, 9, 35
 PACKED = Struct(f"={NUM_SIZES + 3 * NUM_ROWS + NUM_ADDRESSES}q2d24x")
 NO_ROWS = (0, 0, 0)
+BOTH = (0, 0, 0, 0)  # ways, of trees that hang below no others
 NOTHING: list[Tensor | None] = [None] * 4
 
 
@@ -64,6 +65,7 @@ def pack(
     addresses: tuple[int, ...],
     save: bool,
     threads: int | None = None,
+    half: tuple[int, int, int, int] = BOTH,
 ) -> bytes:
     """What the kernel is given; the order of everything here is that of ``call.h``."""
     tree, (_, heads, width), values = call.tree, call.q.shape, call.v.shape[2]
@@ -77,7 +79,7 @@ def pack(
         *(number for x in leaves for number in x),
         *map(address, given), *map(address, learned),
         weight, weight + mass.stride(0) * mass.element_size(),
-        *addresses,
+        *addresses, *half,
         call.mass is not None, call.self_loop, save,
         int(call.seed) if call.seed is not None and dropout > 0 else 0,
         threads, mass.dtype == torch.float64,

@@ -58,7 +58,21 @@ def attend(call: Call) -> tuple[Tensor, Tensor]:
     if call.lists is not None:
         return lists.attend(call, call.lists)
     tree, dtype = call.tree, accumulator(call.q.dtype)
-    query, key, value, leaf_value, bias, mass, share, own = prepare(call)
+    prepared = prepare(call)
+    z, alone, f = recursed(prepared, call)
+    if call.seed is not None:
+        heads = torch.arange(alone.shape[1], device=alone.device)
+        place = torch.full_like(heads, OWN)
+        query_at = tree.leaf.unsqueeze(1)
+        alone = alone * factors(call.dropout_p, call.seed, heads, query_at, place, dtype)
+    out = z + alone.unsqueeze(-1) * prepared.leaf_value
+    return out.to(call.v.dtype), f
+
+
+def recursed(prepared: Prepared, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """What leaves have from others ``[N, H, Dv]``, their W ``[N, H]``, and f of the roots."""
+    query, key, value, _, bias, mass, share, own = prepared
+    tree = call.tree
     total, average = siblings(query, key, value, mass, call)
     if bias is not None:  # all logits of a node but its own have it, so that no weight changes
         total = total + bias
@@ -69,11 +83,10 @@ def attend(call: Call) -> tuple[Tensor, Tensor]:
     keep = torch.sigmoid(torch.where(f.isneginf(), f, f - total))
     reach = product_down(keep, tree)  # W
     given = reach.index_select(0, tree.up) * (1.0 - keep)
-    alone = reach.index_select(0, tree.leaf)
-    if call.seed is not None:
-        heads = torch.arange(alone.shape[1], device=alone.device)
-        place = torch.full_like(heads, OWN)
-        query_at = tree.leaf.unsqueeze(1)
-        alone = alone * factors(call.dropout_p, call.seed, heads, query_at, place, dtype)
-    out = down(given.unsqueeze(-1) * average, tree) + alone.unsqueeze(-1) * leaf_value
-    return out.to(call.v.dtype), f[: tree.num_trees].clone()
+    z = down(given.unsqueeze(-1) * average, tree)
+    return z, reach.index_select(0, tree.leaf), f[: tree.num_trees].clone()
+
+
+def above(call: Call, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`recursed` of a tree whose leaves are subtrees with means and log evidence ``own``."""
+    return recursed(prepare(call)._replace(own=own), call)

@@ -318,9 +318,18 @@ template <class A> struct Attention {
     // W and Z of the top of a tree.
     void begin_down(const Family& m, int h) const {
         if (walk.tree[m.p] < 0) return;
-        *inner(W, m.p, h, 1) = *inner(f, m.p, h, 1) == -INF<A> ? A(0) : A(1);
-        A* z_ = inner(Z, m.p, h, V);
-        std::fill(z_, z_ + V, A(0));
+        begin_weight(m, h);
+        given(inner(Z, m.p, h, V), c.root_Z, m, h, V);
+    }
+    void begin_weight(const Family& m, int h) const {
+        if (c.root_W) given(inner(W, m.p, h, 1), c.root_W, m, h, 1);
+        else *inner(W, m.p, h, 1) = *inner(f, m.p, h, 1) == -INF<A> ? A(0) : A(1);
+    }
+    // What the top of a tree has from outside, or zeros.
+    void given(A* to, const void* from, const Family& m, int h, int n) const {
+        const A* x = (const A*)from + (walk.tree[m.p] * (int64_t)H + h) * n;
+        if (from) std::copy(x, x + n, to);
+        else std::fill(to, to + n, A(0));
     }
 
     void down(int p, int h, int j0, int j1) const {
@@ -396,12 +405,10 @@ template <class A> struct Attention {
     }
 
     void begin_back(const Family& m, int h) const {
-        const int32_t tree = walk.tree[m.p];
-        if (tree < 0) return;
-        *inner(W, m.p, h, 1) = *inner(f, m.p, h, 1) == -INF<A> ? A(0) : A(1);
-        *inner(df, m.p, h, 1) = c.grad_evidence ? ((const A*)c.grad_evidence)[tree * (int64_t)H + h] : A(0);
-        A* z_ = inner(z, m.p, h, width);
-        std::fill(z_, z_ + width, A(0));
+        if (walk.tree[m.p] < 0) return;
+        begin_weight(m, h);
+        given(inner(df, m.p, h, 1), c.grad_evidence, m, h, 1);
+        given(inner(z, m.p, h, width), c.root_z, m, h, width);
     }
 
     // Queries i0 ... i1 of a family meet all keys again. The gradients of keys and values go to dk and dv of all
@@ -584,9 +591,9 @@ template <class A> struct Attention {
         auto descend = [&](int p, int h0, int h1) {
             for (int h = h0; h < h1; h++) begin_down(family(p), h), down(p, h, 0, walk.size[p]);
         };
-        below(team, true, climb);
+        if (c.half != 2) below(team, true, climb);
         team.wait();
-        above(team, member, true, climb, [&](int p) {
+        if (c.half != 2) above(team, member, true, climb, [&](int p) {
             const Family m = family(p);
             const int tiles = (m.size + TILE - 1) / TILE;
             for (int h = member; h < H; h += team.size) sums(m, h, w);
@@ -603,6 +610,7 @@ template <class A> struct Attention {
             }
         });
         team.wait();
+        if (c.half == 1) return;
         above(team, member, false, descend, [&](int p) {
             for (int h = member; h < H; h += team.size) begin_down(family(p), h);
             team.wait();
@@ -625,12 +633,13 @@ template <class A> struct Attention {
             if (memory.size() < needed) memory.resize(needed);
             down_back(p, h0, h1, w, memory.data());
         };
-        below(team, true, climb);
+        if (c.half != 2) below(team, true, climb);
         team.wait();
-        above(team, member, true, climb, [&](int p) {
+        if (c.half != 2) above(team, member, true, climb, [&](int p) {
             for (int h = member; h < H; h += team.size) up_back(p, h, w);
         });
         team.wait();
+        if (c.half == 1) return;
         above(team, member, false, descend, [&](int p) {
             // Members share a head where there are more of them; each part sums up gradients of its own.
             const Family m = family(p);

@@ -23,6 +23,9 @@ struct Call {
     void* evidence;                                         // [R, H]
     const void* grad_evidence;                              // [R, H] or null
     void *means, *U, *Z, *f, *g, *W, *S, *G, *dW, *df, *z, *mu, *parts;  // see attention.h and call.py
+    // Of trees that hang below others, or null: Z [R, H, V], W [R, H], gradients of means [R, H, 2 D + V].
+    const void *root_Z, *root_W, *root_z;
+    int64_t half;             // 1 walks up only, 2 then down only, 0 both ways
     int64_t masses, self_loop, save, seed, threads, precise;
     double scale, dropout;
 

@@ -171,7 +171,7 @@ class HierarchicalAttentionConv(MultiHead):
             leaf_type: number of the type of each leaf, if :obj:`num_types` is set.
             return_attention_weights: also return the dense :math:`\theta`, without dropout.
         """
-        tree = as_tree(tree, x)
+        tree = as_tree(tree, x, sharded=True)
         check_tensor(x, "x", 2)
         check_rows(x, "x", tree)
         check_channels(x, "x", self.in_channels)

@@ -17,6 +17,7 @@ from ...functional.checks import as_tree, check_mass
 from ...functional.lift import lift_rows
 from ...functional.options import check_integer
 from ...functional.pool import pool_rows
+from ...shard import TreeShard
 from ...tree import TreeIndex
 from ..conv import HierarchicalAttentionConv
 from ._unet_levels import UNetLevel, unet_levels
@@ -144,12 +145,17 @@ class HierarchicalUNet(torch.nn.Module):
 
         The arguments, and what they raise, are those of :meth:`forward`.
         """
-        tree = as_tree(tree)
+        tree = as_tree(tree, sharded=True)
         if (edge_index is not None) != self.has_conv:
             expected, got = ("an", "None") if edge_index is None else ("no", "a tensor")
             which = "a 'conv'" if self.has_conv else "no 'conv'"
             raise ValueError(
                 f"Expected {expected} 'edge_index' in a model with {which} (got {got})"
+            )
+        if edge_index is not None and isinstance(tree, TreeShard):
+            raise ValueError(
+                "Expected no 'edge_index' on a shard of a tree (edges lead to other processes: take "
+                "a distributed.Halo beside the model)"
             )
         if edge_weight is not None and edge_index is None:
             raise ValueError("Expected 'edge_index' beside 'edge_weight' (got None)")
@@ -190,7 +196,7 @@ class HierarchicalUNet(torch.nn.Module):
                 cross, as they may where a tree is ragged.
         """
         if not isinstance(tree, list):
-            tree = as_tree(tree, x)
+            tree = as_tree(tree, x, sharded=True)
             steps = self.precompute(tree, edge_index, edge_weight, mass=mass, batch=batch)
         else:
             steps = tree

@@ -1,0 +1,9 @@
+import pytest
+from processes import Processes
+
+
+@pytest.fixture(scope="session")
+def processes():
+    pool = Processes()
+    yield pool
+    pool.stop()
