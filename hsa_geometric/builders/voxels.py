@@ -51,7 +51,8 @@ def from_voxels(
     0.1, and in 10,000 of UTM coordinates too.
 
     Args:
-        pos: ``[N, D]`` coordinates, floating point; kept as ``h.pos``.
+        pos: ``[N, D]`` coordinates, floating point; kept as ``h.pos``. Memory maps and tensors are
+            read and kept as :func:`from_points` does.
         size: side of the finest cells, in the unit of :obj:`pos`. It doubles from level to level
             until one cell holds all: :math:`\lceil \log_2 n \rceil` times for :math:`n` cells
             along the longest side. If all points share a finest cell, that is the root.
@@ -72,7 +73,7 @@ def from_voxels(
             what :func:`~hsa_geometric.builders.from_parent` raises.
 
     Cost: one sort of :math:`N` codes and :math:`\mathcal{O}(N)` for each level, on the device of
-    :obj:`pos`; no Python per node.
+    :obj:`pos`; no Python per node. Memory as in :func:`from_points`.
 
     Example:
         >>> pos = torch.tensor([[0.1, 0.1], [0.9, 0.2], [3.5, 3.5], [0.2, 1.4]])
