@@ -16,14 +16,15 @@ Coordinates: TypeAlias = "Tensor | np.ndarray[Any, Any]"
 
 def copied(array: np.ndarray[Any, Any]) -> Tensor:
     """A tensor of its own of an array; a memory map is read piece by piece, and let go of."""
-    if not isinstance(array, np.memmap) or array.ndim == 0:
-        return torch.from_numpy(array.copy())
+    file = getattr(array, "_mmap", None)  # what is computed of a map has its class and no file
+    if file is None or array.ndim == 0:
+        return torch.from_numpy(np.array(array))
     out = np.empty(array.shape, array.dtype)
     rows = max(AT_ONCE // max(array[:1].nbytes, 1), 1)
-    file = array._mmap  # type: ignore[attr-defined]
     for at in range(0, len(array), rows):
         out[at : at + rows] = array[at : at + rows]
-        if array.mode != "c":  # of which pages hold what was changed and is not in the file
+        # Pages of "c" hold what was changed and is not in the file.
+        if array.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):  # type: ignore[attr-defined]
             file.madvise(mmap.MADV_DONTNEED)
     return torch.from_numpy(out)
 

@@ -59,11 +59,11 @@ class Levels:
         first = torch.tensor(starts, device=device)
         for at in range(0, leaves, AT_ONCE):
             some = slice(at, min(at + AT_ONCE, leaves))
-            torch.add(first[self.leaf_level[some].long()], self.leaf_node[some], out=parent[some])
+            parent[some] = first[self.leaf_level[some].long()] + self.leaf_node[some]
         for level in range(len(starts) - 1, 0, -1):
             at = starts[level]
             for up in self.ups[level]:
-                torch.add(up, starts[level - 1], out=parent[at : at + up.numel()])
+                parent[at : at + up.numel()] = up.long() + starts[level - 1]
                 at += up.numel()
         torch.arange(starts[0], parent.numel(), out=parent[starts[0] :])
         return parent

@@ -89,7 +89,7 @@ def from_parent(parent: Ids, *, internal: str = "error", **leaf_data: Any) -> Hi
     return _record(hierarchy, data, tree.num_leaves, tree.num_trees)
 
 
-def built(parent: Tensor, num_leaves: int, num_trees: int, **leaf_data: Any) -> Hierarchy:
+def built(parent: Tensor, num_leaves: int, num_trees: int, /, **leaf_data: Any) -> Hierarchy:
     """:func:`from_parent` of a vector that is right by construction.
 
     The tree's index, which takes several times the memory of the vector, waits for its first use.

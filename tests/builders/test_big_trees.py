@@ -74,6 +74,7 @@ def test_a_memory_map_is_read_whatever_its_mode_and_stays_as_it_is(mode, tmp_pat
     assert torch.equal(h.pos, pos[3:]) and torch.equal(h.x, pos[3:])
     assert torch.equal(h.parent, from_points(pos[3:]).parent)
     assert np.array_equal(map, pos.numpy())
+    assert torch.equal(from_points(map * 2).pos, 2 * pos)  # of the map's class, but no map
     map = map.copy() if mode == "r" else map
     map[9] = 2.0
     assert torch.equal(h.pos, pos[3:])  # it shares no memory
