@@ -3,7 +3,9 @@
 ``python -m benchmarks.builders`` prints tables: points against SciPy's k-d tree, molecules against
 RDKit's reading and PyG's features, and with ``--graph-nodes`` graphs of four edges a node. The
 calls of one row take turns. With ``--random-nodes`` each method of ``from_graph`` runs once on
-random graphs, of four edges a node too, against what its library spends of that time.
+random graphs, of four edges a node too, against what its library spends of that time. With
+``--big`` points are read from a memory-mapped file, each method in a process of its own, for its
+peak of memory.
 """
 
 from __future__ import annotations
@@ -12,22 +14,29 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from inspect import isgenerator
+from multiprocessing import get_context
+from pathlib import Path
 from pkgutil import resolve_name
-from time import perf_counter
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
 from unittest.mock import patch
 
+import numpy as np
 import torch
 
 from hsa_geometric.builders.graph import from_graph
 from hsa_geometric.builders.molecules import atom_groups, from_smiles
 from hsa_geometric.builders.points import from_points
 from hsa_geometric.builders.voxels import from_voxels
+from hsa_geometric.data import Hierarchy
 
 from .measure import interleaved, machine, machine_line
+from .memory import _status
 from .report import markdown
 
 AIM = 5  # from_points of a million points, against cKDTree
 REPEATS = 3
+CUTS = ("kd", "pca", "ball", "voxels")
 LIBRARY = {  # where each method of from_graph leaves the work to its library
     "matching": [],
     "metis": ["pymetis.part_graph"],
@@ -64,6 +73,43 @@ def table(sizes: Sequence[int]) -> str:
         cells = [f"{1000 * s:.1f} ({s / base:.1f}×)" for s in seconds.values()]
         rows.append([f"{num_points:,}", f"{1000 * base:.1f}", *cells])
     return markdown(["points", "cKDTree", *seconds], rows)
+
+
+def big(num_points: int, methods: Sequence[str], threads: int = 1) -> str:
+    """One row for each method: peaks relative to the file of points, and CPU seconds."""
+    rows = []
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "pos.npy"
+        pos = np.lib.format.open_memmap(path, "w+", np.float32, (num_points, 3))
+        random = np.random.default_rng(0)
+        for at in range(0, num_points, 2**20):
+            pos[at : at + 2**20] = random.random((min(2**20, num_points - at), 3), np.float32)
+        size = pos.nbytes
+        del pos
+        for method in methods:
+            with get_context("spawn").Pool(1) as fresh:
+                built, indexed, seconds = fresh.apply(big_one, (str(path), method, threads))
+            rows.append([method, f"{built / size:.2f}", f"{indexed / size:.2f}", f"{seconds:.0f}"])
+    return markdown(["method", "peak", "peak, with the index", "CPU seconds"], rows)
+
+
+def big_one(path: str, method: str, threads: int) -> tuple[int, int, float]:
+    """Bytes at the peak beyond what was there before, without and with the index; CPU seconds."""
+    torch.set_num_threads(threads)
+
+    def build(pos: np.ndarray) -> Hierarchy:
+        if method == "voxels":
+            levels = max((len(pos) - 1).bit_length() // 3, 1)
+            return from_voxels(pos, levels=levels, progress=True)
+        return from_points(pos, method=method, progress=True)
+
+    pos = np.load(path, mmap_mode="r")
+    build(np.array(pos[:1000]))  # loads what is needed
+    before, start = _status("VmHWM"), process_time()
+    h = build(pos)
+    built, seconds = _status("VmHWM"), process_time() - start
+    assert h.tree.num_leaves == len(pos)
+    return built - before, _status("VmHWM") - before, seconds
 
 
 def molecules(num_atoms: int) -> dict[str, float]:
@@ -162,11 +208,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     p.add_argument("--atoms", nargs="*", type=int, default=[100, 1_000, 10_000])
     p.add_argument("--graph-nodes", nargs="*", type=int, default=[1_500, 3_000, 6_000])
     p.add_argument("--random-nodes", nargs="*", type=int, default=[])
+    p.add_argument("--big", nargs="*", type=int, default=[], metavar="POINTS")
+    p.add_argument("--cuts", nargs="+", choices=CUTS, default=list(CUTS), help="of --big")
     p.add_argument("--methods", nargs="+", choices=LIBRARY, default=list(LIBRARY))
     p.add_argument("--threads", type=int, default=2)
     args = p.parse_args(arguments)
     torch.set_num_threads(args.threads)
     print(f"Machine: {machine_line(machine(args.threads))}; float32, 3 dimensions\n")
+    for num_points in args.big:
+        print(f"{num_points:,} points, memory relative to their {12 * num_points:,} bytes:\n")
+        print(big(num_points, args.cuts, args.threads))
     if args.sizes:
         print("Milliseconds, and the time relative to cKDTree (one thread) of the same points:\n")
         print(table(args.sizes))

@@ -1,24 +1,30 @@
 """Balanced bisection of point sets: every part of a level is cut in the same few tensor calls.
 
-The points lie in memory part by part. To cut all parts, each point gets a number (its coordinate
+The points stand in order part by part. To cut all parts, each point gets a number (its coordinate
 along the axis its part is cut across) and one sort orders the points by part and number. A part
 is then cut by naming a place in it: nothing moves, and how many points go where is known before
 any coordinate is looked at.
+
+So that memory stays bounded, coordinates of at most ``AT_ONCE`` points are copied at a time. Parts
+of no more points together are cut up to the end before the next; a larger part is looked at in
+pieces, and its extents and sums are carried on from piece to piece.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from hsa_geometric.builders._levels import parent_of_levels
-from hsa_geometric.builders._progress import Step, counting
+from hsa_geometric.builders._levels import Levels
+from hsa_geometric.builders._progress import counting
+from hsa_geometric.builders._sort import argsort
 from hsa_geometric.functional.options import check_choice, check_integer
 
+AT_ONCE = 2**18
 EIGH_DIMENSIONS = 8  # beyond, D x D covariances of all parts would outgrow the points themselves
 POWER_STEPS = 8
 
@@ -52,35 +58,41 @@ def bisect(
         method: one of :data:`METHODS`.
         branching: the most children of an inner node above the lowest.
         leaf_size: the most leaves below one of the lowest inner nodes.
-        progress: whether a bar counts the rounds of bisection.
+        progress: whether a bar counts the points that have found their place.
     """
     number = METHODS[method]
-    parts = _Parts.of(pos, group)
-    leaf_level = torch.zeros(pos.shape[0], dtype=torch.long, device=pos.device)
-    leaf_node = torch.empty_like(leaf_level)
+    levels = Levels(pos.shape[0], pos.device)
+    with counting(progress, pos.shape[0], f"bisection: {method}", "point") as step:
 
-    def settle(parts: _Parts, which: Tensor, level: int) -> _Parts:
-        """Hang the points of some parts below the parts' nodes, and go on without them."""
-        if not which.any():
-            return parts
-        done = parts.select(which)
-        leaf_level[done.order] = level
-        leaf_node[done.order] = done.node.repeat_interleave(done.size)
-        return parts.select(~which)
+        def settle(parts: _Parts, which: Tensor, level: int) -> _Parts:
+            """Hang the points of some parts below the parts' nodes, and go on without them."""
+            if not which.any():
+                return parts
+            done = parts.select(which)
+            levels.hang(done.order, level, done.node.repeat_interleave(done.size))
+            step(done.order.numel())
+            return parts.select(~which)
 
-    ups = [parts.node]
-    rounds = _num_rounds(parts.size, branching, leaf_size) if progress else 0
-    with counting(progress, rounds, f"bisection: {method}", "round") as step:
-        for level in itertools.count():
-            pieces = _pieces(parts.total, parts.count, branching, leaf_size)
-            parts = settle(parts, pieces == 1, level)
-            if parts.size.numel() == 0:
-                break
-            parts = _split(parts, pieces[pieces > 1], number, step)
-            parts = settle(parts, parts.size == 1, level)  # a lone point needs no node of its own
-            ups.append(parts.node)
-            parts.node = torch.arange(parts.size.numel(), device=pos.device)
-    return parent_of_levels(ups, leaf_level, leaf_node)
+        def grow(parts: _Parts, level: int) -> None:
+            """Cut the parts of a level, and what comes of them, up to the end."""
+            while parts.size.numel() > 0:
+                if level > 0:
+                    parts = settle(parts, parts.size == 1, level - 1)  # needs no node of its own
+                parts.node = levels.add(level, parts.node)
+                pieces = _pieces(parts.total, parts.count, branching, leaf_size)
+                parts = settle(parts, pieces == 1, level)
+                if parts.size.numel() > 0:
+                    parts = _split(parts, pieces[pieces > 1], number)
+                level += 1
+                if parts.x is None:
+                    return grow_all(parts, level)
+
+        def grow_all(parts: _Parts, level: int) -> None:
+            for first, last in _windows(parts.size):
+                grow(parts.window(first, last), level)
+
+        grow_all(_Parts.of(pos, group), 0)
+    return levels.parent()
 
 
 def _pieces(total: Tensor, count: Tensor, branching: int, leaf_size: int) -> Tensor:
@@ -89,99 +101,198 @@ def _pieces(total: Tensor, count: Tensor, branching: int, leaf_size: int) -> Ten
     return ((largest + leaf_size - 1) // leaf_size).clamp(max=branching)
 
 
-def _num_rounds(total: Tensor, branching: int, leaf_size: int) -> int:
-    """Rounds of bisection until the last group of so many points is cut up."""
-    count, rounds = torch.ones_like(total), 0
-    while (most := int((pieces := _pieces(total, count, branching, leaf_size)).max())) > 1:
-        rounds += _rounds(most)
-        count = count * pieces
-    return rounds
-
-
-def _rounds(pieces: int) -> int:
-    """Rounds of bisection that make so many pieces of one."""
-    return (pieces - 1).bit_length()
+def _windows(size: Tensor) -> Iterator[tuple[int, int]]:
+    """First and end of parts that can be looked at together, or of a single larger one."""
+    end, first = size.cumsum(0), 0
+    while first < size.numel():
+        most = end[first] - size[first] + AT_ONCE
+        last = max(int(torch.searchsorted(end, most, right=True)), first + 1)
+        yield first, last
+        first = last
 
 
 @dataclass
 class _Parts:
     """Points, part after part.
 
-    Shapes: ``x`` ``[D, M]`` coordinates and ``order`` ``[M]`` rows of the points; for each part
-    ``size`` ``[P]``, ``node`` its number in its level, ``total`` the number of points of its group
-    and ``count`` the number of parts that the group has in this level.
+    The coordinates are multiplied by a power of two that brings the longest side of a group near 1,
+    so that no square is infinite or rounds to 0. It changes no digit, and so no cut.
+
+    Shapes: ``pos`` ``[N, D]`` of all points, ``order`` ``[M]`` rows of these and, where they are
+    few, ``x`` ``[D, M]`` their coordinates; for each part ``size`` ``[P]``, ``node`` its number in
+    its level, of its group ``total`` the number of points, ``count`` that of parts in this level
+    and ``exponent`` of its longest side.
     """
 
-    x: Tensor
+    pos: Tensor
+    x: Tensor | None
     order: Tensor
     size: Tensor
     node: Tensor
     total: Tensor
     count: Tensor
+    exponent: Tensor
 
     @classmethod
     def of(cls, pos: Tensor, group: Tensor | None) -> _Parts:
         """Groups, not cut yet."""
-        x = pos.detach().t()
-        x = x if x.dtype == torch.float64 else x.float()
         if group is None:
-            order = torch.arange(pos.shape[0], device=pos.device)
-            size = order.new_full((1,), pos.shape[0])
-            x = x.contiguous()
+            dtype = torch.int32 if pos.shape[0] < 2**31 else torch.int64
+            order = torch.arange(pos.shape[0], dtype=dtype, device=pos.device)
+            size = torch.tensor([pos.shape[0]], device=pos.device)
         else:
-            order = group.argsort(stable=True)
-            size = group.bincount()
-            x = x.index_select(1, order)
-        x = _rescaled(x, size)
-        node = torch.arange(size.numel(), device=pos.device)
-        return cls(x, order, size, node, total=size, count=torch.ones_like(size))
+            order, size = argsort(group), group.bincount()
+        none = torch.zeros_like(size)
+        parts = cls(pos.detach(), None, order, size, none, size, none + 1, none)
+        parts.exponent = torch.cat([_exponent(points) for _, points in parts.points()])
+        return parts
 
     def select(self, which: Tensor) -> _Parts:
         """Some of the parts, with their points."""
+        if which.all():
+            return self
         at = which.repeat_interleave(self.size).nonzero().view(-1)
-        return _Parts(
-            self.x.index_select(1, at),
-            self.order[at],
-            *(v[which] for v in (self.size, self.node, self.total, self.count)),
-        )
+        x = None if self.x is None else self.x.index_select(1, at)
+        per_part = (self.size, self.node, self.total, self.count, self.exponent)
+        return _Parts(self.pos, x, self.order[at], *(v[which] for v in per_part))
+
+    def window(self, first: int, last: int) -> _Parts:
+        """Some parts in a row, with the coordinates of their points where these are few."""
+        size = self.size[first:last]
+        start = int(self.size[:first].sum())
+        order = self.order[start : start + int(size.sum())]
+        per_part = (self.node, self.total, self.count, self.exponent)
+        out = _Parts(self.pos, None, order, size, *(v[first:last] for v in per_part))
+        if order.numel() <= AT_ONCE:
+            out.x = out.copied(order)
+        return out
+
+    def copied(self, rows: Tensor) -> Tensor:
+        """``[D, m]`` coordinates of all points, or of some of a single part."""
+        x = self.pos.index_select(0, rows).t()
+        x = x.contiguous() if x.dtype == torch.float64 else x.float().contiguous()
+        for half in (self.exponent // 2, self.exponent - self.exponent // 2):  # 2^-exponent itself
+            scale = torch.ldexp(torch.ones_like(half, dtype=x.dtype), -half)  # may be infinite
+            x *= scale if scale.numel() == 1 else scale.repeat_interleave(self.size)
+        return x
+
+    def points(self) -> Iterator[tuple[slice, _Points]]:
+        """All points, as many at a time as can be looked at together, or all of one part."""
+        if self.x is not None:
+            x = self.x
+            yield slice(None), _Points([lambda: x], self.size)
+            return
+        start = 0
+        for first, last in _windows(self.size):
+            part = self.window(first, last)
+            at = slice(start, start + part.order.numel())
+            pieces = [partial(part.copied, rows) for rows in part.order.split(AT_ONCE)]
+            yield at, _Points(pieces, part.size)
+            start = at.stop
 
 
-def _rescaled(x: Tensor, size: Tensor) -> Tensor:
-    """Bring each group's longest side near 1, so that no square is infinite or rounds to 0.
+class _Points:
+    """Points of some sections, all at once, or of a single one in pieces.
 
-    A power of two changes no digit, and so no cut. Wherever a group lies, its side is the same.
+    Args:
+        pieces: each returns ``[D, M]`` coordinates.
+        size: ``[P]`` number of points of each section.
     """
-    low, high = _each(x, size, "min"), _each(x, size, "max")
+
+    def __init__(self, pieces: list[Callable[[], Tensor]], size: Tensor) -> None:
+        self.pieces, self.size = pieces, size
+        self.whole: tuple[Tensor, Tensor, Tensor] | None = None
+        if len(pieces) == 1:
+            ids = torch.arange(size.numel(), device=size.device)
+            self.whole = pieces[0](), size, ids.repeat_interleave(size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Coordinates ``[D, M]``, sizes ``[P]`` and the section ``[M]`` of each point."""
+        if self.whole is not None:
+            yield self.whole
+            return
+        for piece in self.pieces:
+            x = piece()
+            yield x, self.size.new_full((1,), x.shape[1]), self.size.new_zeros(x.shape[1])
+
+    def then(self, f: Value) -> _Points:
+        """Other coordinates of the same points."""
+
+        def changed(piece: Callable[[], Tensor]) -> Tensor:
+            x = piece()
+            return f(x, self.size.new_zeros(x.shape[1]))
+
+        if self.whole is None:
+            return _Points([partial(changed, piece) for piece in self.pieces], self.size)
+        x, size, section = self.whole
+        out = _Points([], size)
+        out.whole = f(x, section), size, section
+        return out
+
+    def map(self, f: Value) -> Tensor:
+        """``[M]`` a number for each point."""
+        if self.whole is not None:
+            return f(self.whole[0], self.whole[2])
+        out, start = torch.empty(0), 0
+        for x, _, section in self:
+            value = f(x, section)
+            out = value.new_empty(int(self.size)) if start == 0 else out
+            out[start : start + value.numel()] = value
+            start += value.numel()
+        return out
+
+    def each(self, reduce: str, f: Value | None = None) -> Tensor:
+        """``[..., P]`` a number for each section of the coordinates, or of another value."""
+        out = None
+        for x, size, section in self:
+            out = _each(x if f is None else f(x, section), size, reduce, out)
+        assert out is not None
+        return out
+
+
+def _each(x: Tensor, size: Tensor, reduce: str, begin: Tensor | None = None) -> Tensor:
+    """``[..., P]`` one number for each row and section of ``x [..., M]``.
+
+    A piece of a section may begin with the numbers of those before it, as if all were one.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    initial = [None] * len(rows) if begin is None else begin.flatten().tolist()
+    out = [
+        torch.segment_reduce(row, reduce, lengths=size, unsafe=True, initial=i)
+        for row, i in zip(rows, initial, strict=True)
+    ]
+    return torch.stack(out).view(*x.shape[:-1], size.numel())
+
+
+def _exponent(points: _Points) -> Tensor:
+    """``[P]`` exponent of a power of two near the longest side of each section."""
+    low, high = points.each("min"), points.each("max")
     side = (high / 2 - low / 2).amax(dim=0)  # the difference itself may be infinite
     reach = torch.maximum(high.abs(), low.abs()).amax(dim=0)
     # Not so near that a coordinate all points share becomes infinite.
-    exponent = torch.maximum(torch.frexp(side)[1], torch.frexp(reach)[1] - 100)
-    for half in (exponent // 2, exponent - exponent // 2):  # 2^-exponent itself may be infinite
-        scale = torch.ldexp(torch.ones_like(side), -half)
-        x = x * (scale if scale.numel() == 1 else scale.repeat_interleave(size))
-    return x
+    return torch.maximum(torch.frexp(side)[1], torch.frexp(reach)[1] - 100)
 
 
-def _split(parts: _Parts, pieces: Tensor, number: Number, step: Step) -> _Parts:
+def _split(parts: _Parts, pieces: Tensor, number: Number) -> _Parts:
     """Cut each part into so many pieces of nearly equal size, in rounds of bisection.
 
     Piece ``j`` of ``k`` of a part of ``n`` points ends before its point ``(j + 1) n // k``. In each
     round a section that is to become ``t > 1`` pieces is cut into ``t // 2`` and the rest. The
     node of a new part is the old part's.
     """
-    x, order = parts.x, parts.order
     part = torch.arange(pieces.numel(), device=pieces.device)  # of each section
     first, take = torch.zeros_like(pieces), pieces  # its first piece, and number of pieces
 
     def end(piece: Tensor) -> Tensor:
         return piece * parts.size[part] // pieces[part]
 
-    size = parts.size
-    for _ in range(_rounds(int(pieces.max()))):
-        section = torch.arange(size.numel(), device=size.device)
-        section = section.repeat_interleave(size, output_size=order.numel())
-        by = _argsort(number(x, size, section), section)
-        x, order = x.index_select(1, by), order[by]
+    now = parts
+    for _ in range((int(pieces.max()) - 1).bit_length()):
+        for at, points in now.points():
+            by = _order(number(points), points)
+            now.order[at] = now.order[at][by]
+            if now.x is not None:
+                now.x = now.x.index_select(1, by)
 
         half = take // 2
         old = torch.arange(take.numel(), device=take.device).repeat_interleave(1 + (half > 0))
@@ -190,89 +301,99 @@ def _split(parts: _Parts, pieces: Tensor, number: Number, step: Step) -> _Parts:
         part, half, take, first = part[old], half[old], take[old], first[old]
         first = torch.where(second, first + half, first)
         take = torch.where(second | (half == 0), take - half, half)
+        per_part = (parts.node, parts.total, parts.count * pieces, parts.exponent)
         size = end(first + take) - end(first)
-        step(1)
-    count = parts.count * pieces
-    return _Parts(x, order, size, parts.node[part], parts.total[part], count[part])
+        now = _Parts(parts.pos, now.x, now.order, size, *(v[part] for v in per_part))
+    return now
 
 
-def _argsort(number: Tensor, section: Tensor) -> Tensor:
+def _order(number: Tensor, points: _Points) -> Tensor:
     """Stable order by section and then by number."""
     # Integers are sorted several times faster. The bits of floats are ordered as the floats are,
     # but for the negative ones, whose order is the reverse, and -0, which becomes 0 here.
-    if number.dtype == torch.float32:
-        bits = (number + 0.0).view(torch.int32)
-        bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    small = number.dtype == torch.float32
+    bits = (number + 0.0).view(torch.int32 if small else torch.int64)
+    bits ^= (bits >> (31 if small else 63)) & (2**31 - 1 if small else 2**63 - 1)
+    if points.whole is None:
+        return argsort(bits)
+    section = points.whole[2]
+    if small:
         return ((section << 32) + bits + 2**31).argsort(stable=True)
-    bits = (number + 0.0).view(torch.int64)
-    by = (bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF)).argsort(stable=True)
+    by = bits.argsort(stable=True)
     return by.index_select(0, section.index_select(0, by).argsort(stable=True))
 
 
-def _each(x: Tensor, size: Tensor, reduce: str) -> Tensor:
-    """``[..., P]`` one number for each row and section of ``x [..., M]``."""
-    rows = x.reshape(-1, x.shape[-1])
-    out = [torch.segment_reduce(row, reduce, lengths=size, unsafe=True) for row in rows]
-    return torch.stack(out).view(*x.shape[:-1], size.numel())
+# How the points of all sections are numbered: [M] ##############################################
+
+Value = Callable[[Tensor, Tensor], Tensor]  # of coordinates [D, M] and section [M]
+Number = Callable[[_Points], Tensor]
 
 
-# How the points of all sections are numbered: x [D, M], size [P], section [M] -> [M] ##############
-
-Number = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def _widest(x: Tensor, size: Tensor, section: Tensor) -> Tensor:
+def _widest(points: _Points) -> Tensor:
     """The coordinate in which the section is widest."""
-    width = _each(x, size, "max") - _each(x, size, "min")
-    return x.gather(0, width.argmax(dim=0)[section].unsqueeze(0)).squeeze(0)
+    axis = (points.each("max") - points.each("min")).argmax(dim=0)
+    return points.map(lambda x, section: x.gather(0, axis[section].unsqueeze(0)).squeeze(0))
 
 
-def _principal(x: Tensor, size: Tensor, section: Tensor) -> Tensor:
+def _principal(points: _Points) -> Tensor:
     """The place along the axis of largest variance."""
-    x = _centred(x, size, section)
-    dim = x.shape[0]
+    points = _centred(points)
+    dim = next(iter(points))[0].shape[0]
     if dim <= EIGH_DIMENSIONS:
-        row, col = torch.triu_indices(dim, dim, device=x.device)
-        upper = torch.stack(
-            [_each((x[i] * x[j]).double(), size, "sum") for i, j in zip(row, col, strict=True)]
-        )
-        moments = upper.new_empty(dim, dim, size.numel())
+        row, col = torch.triu_indices(dim, dim, device=points.size.device)
+        upper = points.each("sum", lambda x, _: (x[row] * x[col]).double())
+        moments = upper.new_empty(dim, dim, points.size.numel())
         moments[row, col] = moments[col, row] = upper
         axis = torch.linalg.eigh(moments.permute(2, 0, 1)).eigenvectors[:, :, -1].t()
-    else:
-        axis = _far_axis(x, size, section)
-        for _ in range(POWER_STEPS):
-            axis = _each((x * _along(x, _unit(axis), section)).double(), size, "sum")
-    return _along(x, _unit(axis), section)
+        return _along(points, axis)
+    axis = _far_axis(points)
+    for _ in range(POWER_STEPS):
+        axis = points.each("sum", partial(_towards, _unit(axis)))
+    return _along(points, axis)
 
 
-def _far(x: Tensor, size: Tensor, section: Tensor) -> Tensor:
+def _towards(unit: Tensor, x: Tensor, section: Tensor) -> Tensor:
+    """``[D, M]`` each point times its place along the axis."""
+    return (x * _place(unit, x, section)).double()
+
+
+def _far(points: _Points) -> Tensor:
     """The place along the line between two points that are far apart."""
-    x = _centred(x, size, section)
-    return _along(x, _unit(_far_axis(x, size, section)), section)
+    points = _centred(points)
+    return _along(points, _far_axis(points))
 
 
-def _far_axis(x: Tensor, size: Tensor, section: Tensor) -> Tensor:
+def _far_axis(points: _Points) -> Tensor:
     """``[D, P]`` from the point that is farthest from the mean to that farthest from it."""
-    one = x[:, _farthest(x, size, section)]
-    other = x[:, _farthest(x - one.index_select(1, section), size, section)]
-    return other - one
+    one = _farthest(points)
+    return _farthest(points, one) - one
 
 
-def _farthest(x: Tensor, size: Tensor, section: Tensor) -> Tensor:
-    """``[P]`` where in each section the longest vector is, the first one of equals."""
-    length = x.square().sum(dim=0)
-    at = (length == _each(length, size, "max")[section]).nonzero().view(-1)
-    first = size.new_full(size.shape, length.numel())
-    return first.scatter_reduce_(0, section[at], at, "amin")
+def _farthest(points: _Points, start: Tensor | None = None) -> Tensor:
+    """``[D, P]`` where in each section the point farthest from a start is, the first of equals."""
+    found = most = None
+    for x, size, section in points:
+        length = (x if start is None else x - start.index_select(1, section)).square().sum(dim=0)
+        longest = _each(length, size, "max")
+        at = (length == longest[section]).nonzero().view(-1)
+        first = size.new_full(size.shape, length.numel())
+        here = x[:, first.scatter_reduce_(0, section[at], at, "amin")]
+        if found is not None and most is not None:
+            here = torch.where(longest > most, here, found)
+            longest = torch.maximum(longest, most)
+        found, most = here, longest
+    assert found is not None
+    return found
 
 
-def _centred(x: Tensor, size: Tensor, section: Tensor) -> Tensor:
+def _centred(points: _Points) -> _Points:
     """The points relative to their section's mean."""
     # From the section's corner first: far from the origin a mean has no digits for what is near.
-    x = x - _each(x, size, "min").index_select(1, section)
-    mean = _each(x.double(), size, "sum") / size
-    return x - mean.to(x.dtype).index_select(1, section)
+    low = points.each("min")
+    points = points.then(lambda x, section: x - low.index_select(1, section))
+    mean = points.each("sum", lambda x, _: x.double()) / points.size
+    mean = mean.to(low.dtype)
+    return points.then(lambda x, section: x - mean.index_select(1, section))
 
 
 def _unit(axis: Tensor) -> Tensor:
@@ -281,9 +402,13 @@ def _unit(axis: Tensor) -> Tensor:
     return axis / torch.where(length == 0, 1, length)
 
 
-def _along(x: Tensor, axis: Tensor, section: Tensor) -> Tensor:
-    """``[M]`` coordinate of each point along the axis of its section."""
-    return (x * axis.to(x.dtype).index_select(1, section)).sum(dim=0)
+def _along(points: _Points, axis: Tensor) -> Tensor:
+    """``[M]`` place of each point along the axis of its section."""
+    return points.map(partial(_place, _unit(axis)))
+
+
+def _place(unit: Tensor, x: Tensor, section: Tensor) -> Tensor:
+    return (x * unit.to(x.dtype).index_select(1, section)).sum(dim=0)
 
 
 METHODS: dict[str, Number] = {"kd": _widest, "pca": _principal, "ball": _far}

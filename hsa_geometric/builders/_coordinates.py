@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+AT_ONCE = 2**24  # bytes
+
 Coordinates: TypeAlias = "Tensor | np.ndarray[Any, Any]"
+
+
+def copied(array: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor of its own of an array; a memory map is read piece by piece, and let go of."""
+    file = getattr(array, "_mmap", None)  # what is computed of a map has its class and no file
+    if file is None or array.ndim == 0:
+        return torch.from_numpy(np.array(array))
+    out = np.empty(array.shape, array.dtype)
+    rows = max(AT_ONCE // max(array[:1].nbytes, 1), 1)
+    for at in range(0, len(array), rows):
+        out[at : at + rows] = array[at : at + rows]
+        # Pages of "c" hold what was changed and is not in the file.
+        if array.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):  # type: ignore[attr-defined]
+            file.madvise(mmap.MADV_DONTNEED)
+    return torch.from_numpy(out)
 
 
 def as_coordinates(pos: Coordinates, name: str = "pos", row: str = "point") -> Tensor:
@@ -20,7 +38,7 @@ def as_coordinates(pos: Coordinates, name: str = "pos", row: str = "point") -> T
             coordinates, one that is not finite.
     """
     if isinstance(pos, np.ndarray) and pos.dtype.kind in "biuf":
-        pos = torch.from_numpy(pos.copy())
+        pos = copied(pos)
     if not isinstance(pos, Tensor):
         raise TypeError(f"Expected '{name}' to be a tensor or an array (got {type(pos).__name__})")
     if not pos.is_floating_point():
@@ -32,7 +50,7 @@ def as_coordinates(pos: Coordinates, name: str = "pos", row: str = "point") -> T
             f"Expected '{name}' to hold at least one {row} and one coordinate "
             f"(got shape {list(pos.shape)})"
         )
-    if not torch.isfinite(pos.detach().abs().max()):
+    if not all(torch.isfinite(end) for end in pos.detach().aminmax()):
         first = int((~torch.isfinite(pos)).any(dim=1).nonzero()[0])
         raise ValueError(
             f"Expected '{name}' to be finite (got {name}[{first}] = {pos[first].tolist()})"

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 
+from hsa_geometric.builders._coordinates import copied
 from hsa_geometric.builders._ids import Ids, as_ids
 from hsa_geometric.builders._internal import own_leaves
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.data.leaves import take
 from hsa_geometric.data.rows import FOLLOWERS, count_rows, rows_by_name
+from hsa_geometric.data.validation import check_rows
 from hsa_geometric.functional.options import check_choice
 from hsa_geometric.tree import TreeIndex
 
@@ -79,11 +82,35 @@ def from_parent(parent: Ids, *, internal: str = "error", **leaf_data: Any) -> Hi
     if internal != "error":
         ids, data = _settle_inner_rows(ids, data, internal)
     hierarchy = Hierarchy(parent=ids, **data)
+    tree = hierarchy.tree
     if internal == "error":
-        _check_no_inner_rows(hierarchy, data)
+        _check_no_inner_rows(data, tree.num_nodes, tree.num_leaves)
     hierarchy.validate()
+    return _record(hierarchy, data, tree.num_leaves, tree.num_trees)
+
+
+def built(parent: Tensor, num_leaves: int, num_trees: int, /, **leaf_data: Any) -> Hierarchy:
+    """:func:`from_parent` of a vector that is right by construction.
+
+    The tree's index, which takes several times the memory of the vector, waits for its first use.
+    """
+    if leaf_data.get("internal", "error") != "error":
+        return from_parent(parent, **leaf_data)
+    data = {key: _as_tensor(key, value) for key, value in leaf_data.items() if key != "internal"}
+    _check_names(data)
+    _check_no_inner_rows(data, parent.numel(), num_leaves)
+    hierarchy = Hierarchy(parent=parent, **data)
+    hierarchy._store._derive("num_leaves", lambda _: num_leaves)
+    check_rows(hierarchy, parent.numel(), num_leaves)
+    Data.validate(hierarchy)
+    return _record(hierarchy, data, num_leaves, num_trees)
+
+
+def _record(hierarchy: Hierarchy, data: dict[str, Any], leaves: int, trees: int) -> Hierarchy:
+    """Record what the rows of keys are whose names say nothing."""
+    unnamed = {k: v for k, v in data.items() if rows_by_name(k) is None}
     hierarchy._store._set_recorded(
-        {k: _leaf_or_sample(k, v, hierarchy) for k, v in data.items() if rows_by_name(k) is None}
+        {k: _leaf_or_sample(k, v, leaves, trees) for k, v in unnamed.items()}
     )
     return hierarchy
 
@@ -103,7 +130,7 @@ def _check_names(data: dict[str, Any]) -> None:
 
 def _as_tensor(key: str, value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return torch.from_numpy(value.copy())
+        return copied(value)
     if isinstance(value, (list, tuple)) and (
         key == "y" or rows_by_name(key) in ("tree", "inner", "leaf")
     ):
@@ -114,9 +141,8 @@ def _as_tensor(key: str, value: Any) -> Any:
     return value
 
 
-def _leaf_or_sample(key: str, value: Any, hierarchy: Hierarchy) -> str:
+def _leaf_or_sample(key: str, value: Any, leaves: int, trees: int) -> str:
     """What to record of a value under a name that says nothing."""
-    leaves, trees = hierarchy.num_nodes, hierarchy.num_trees
     rows = count_rows(value)
     if not isinstance(value, Tensor):
         return "sample" if rows is None else "either"  # lists go by their length
@@ -147,15 +173,14 @@ def _settle_inner_rows(
     return parent, out
 
 
-def _check_no_inner_rows(hierarchy: Hierarchy, data: dict[str, Any]) -> None:
+def _check_no_inner_rows(data: dict[str, Any], nodes: int, leaves: int) -> None:
     """Say what can be done about a row for every node; `validate` only counts."""
-    tree = hierarchy.tree
     for key, value in data.items():
         if rows_by_name(key) not in ("leaf", None) or not isinstance(value, Tensor):
             continue
-        if value.shape[:1] == (tree.num_nodes,) and tree.num_nodes != tree.num_leaves:
+        if value.shape[:1] == (nodes,) and nodes != leaves:
             raise ValueError(
-                f"Expected '{key}' to have one row for each of the {tree.num_leaves} leaves (got "
-                f"{tree.num_nodes} rows); if these are all tree nodes, internal='leaf' gives inner "
-                f"nodes leaves of their own, 'drop' drops their rows"
+                f"Expected '{key}' to have one row for each of the {leaves} leaves (got {nodes} "
+                f"rows); if these are all tree nodes, internal='leaf' gives inner nodes leaves of "
+                f"their own, 'drop' drops their rows"
             )

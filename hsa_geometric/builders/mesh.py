@@ -60,7 +60,8 @@ def from_mesh(
         split_components: whether shells are kept apart. If not, the tree is that of
             :func:`from_points`, over all vertices.
         mass: ``'area'`` for areas (or volumes), or :obj:`None`: no masses, so all weigh the same.
-        progress: whether a bar on stderr counts the rounds of bisection. (default: off)
+        progress: whether a bar on stderr counts the vertices that have found their place.
+            (default: off)
         **leaf_data: as for :func:`~hsa_geometric.builders.from_parent`; replaces what a Data has
             under the same name.
 

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from hsa_geometric.builders._coordinates import Coordinates, as_coordinates
 from hsa_geometric.builders._ids import Ids, as_batch
-from hsa_geometric.builders._levels import parent_of_levels
+from hsa_geometric.builders._levels import Levels
 from hsa_geometric.builders._progress import Step, counting
-from hsa_geometric.builders.from_parent import from_parent
+from hsa_geometric.builders._sort import argsort
+from hsa_geometric.builders.from_parent import built
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional.options import check_integer, check_positive
 
+AT_ONCE = 2**18  # points of which more than the codes are held
 CODE_BITS = 62  # of a non-negative int64, less one
 CELL_BITS = 52  # that float64 can tell apart
 EXPONENT = 0x7FF << 52  # where float64 holds it
@@ -49,7 +51,8 @@ def from_voxels(
     0.1, and in 10,000 of UTM coordinates too.
 
     Args:
-        pos: ``[N, D]`` coordinates, floating point; kept as ``h.pos``.
+        pos: ``[N, D]`` coordinates, floating point; kept as ``h.pos``. Memory maps and tensors are
+            read and kept as :func:`from_points` does.
         size: side of the finest cells, in the unit of :obj:`pos`. It doubles from level to level
             until one cell holds all: :math:`\lceil \log_2 n \rceil` times for :math:`n` cells
             along the longest side. If all points share a finest cell, that is the root.
@@ -59,7 +62,7 @@ def from_voxels(
         batch: ``[N]`` sample of each point, ids ``0 .. B-1``, in any order; each sample becomes a
             tree of its own, the same as if built alone (tree ``b`` is sample ``b``), and the vector
             is kept as ``h.batch``. (default: one tree)
-        progress: whether a bar on stderr counts the levels of the tree. (default: off)
+        progress: whether a bar on stderr counts the points in their cells. (default: off)
         **leaf_data: as for :func:`~hsa_geometric.builders.from_parent`.
 
     Raises:
@@ -70,7 +73,7 @@ def from_voxels(
             what :func:`~hsa_geometric.builders.from_parent` raises.
 
     Cost: one sort of :math:`N` codes and :math:`\mathcal{O}(N)` for each level, on the device of
-    :obj:`pos`; no Python per node.
+    :obj:`pos`; no Python per node. Memory as in :func:`from_points`.
 
     Example:
         >>> pos = torch.tensor([[0.1, 0.1], [0.9, 0.2], [3.5, 3.5], [0.2, 1.4]])
@@ -90,15 +93,13 @@ def from_voxels(
         )
     if batch is not None:
         batch = leaf_data["batch"] = as_batch(batch, pos.shape[0]).to(pos.device)
-    sample = pos.new_zeros(pos.shape[0], dtype=torch.long) if batch is None else batch
-    if size is not None:
-        cell, depth = _cells_of_size(pos, sample, size, bits)
-    else:
-        cell, depth = _cells_of_cube(pos, sample, levels or 0)
-    code = _morton(cell, int(depth.max()))
-    with counting(progress, int(depth.max()) + 1, "from_voxels", "level") as step:
-        parent = _parent(code, depth, sample, dim, step)
-    return from_parent(parent, pos=pos, **leaf_data)
+    sample = batch if batch is not None and int(batch.max()) > 0 else None
+    code, depth = _codes(pos.detach(), sample, size, levels, bits)
+    forest = Levels(pos.shape[0], pos.device)
+    with counting(progress, pos.shape[0], "from_voxels", "point") as step:
+        _grow(forest, code, depth, sample, dim, step)
+    del code
+    return built(forest.parent(), pos.shape[0], depth.numel(), pos=pos, **leaf_data)
 
 
 def check_options(size: float | None, levels: int | None) -> None:
@@ -112,48 +113,62 @@ def check_options(size: float | None, levels: int | None) -> None:
         check_integer(levels, "levels", 0)
 
 
-def _corners(pos: Tensor, sample: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Places relative to the sample's lowest corner, and what floats can tell apart there.
+def _codes(
+    pos: Tensor, sample: Tensor | None, size: float | None, levels: int | None, bits: int
+) -> tuple[Tensor, Tensor]:
+    """Morton code ``[N]`` of each point's finest cell, and levels ``[B]`` below each root."""
+    eps, quarter = torch.finfo(pos.dtype).eps, 4 if size is None else 1
+    low, high = (corner / quarter for corner in _boxes(pos, sample))  # has finite differences
+    side = (high - low).amax(dim=1)
+    if size is None:
+        depth = torch.full(side.shape, levels or 0, device=pos.device)
+        unit, times = torch.where(side == 0, 1, side), 2 ** (levels or 0)
+    else:
+        unit, times = torch.full_like(side, size), 1
+        last = _cells(high, low, unit.view(-1, 1), times, eps).amax(dim=1)
+        if not (last < 2**bits).all():
+            raise ValueError(
+                f"Expected 'size' to give at most 2^{bits} cells along each of {pos.shape[1]} "
+                f"axes, over a length of {float(side.max()):g} (got {size})"
+            )
+        depth = torch.frexp(last)[1].long()  # the number of binary digits of an integer
+    deepest = int(depth.max())
+    code = torch.empty(pos.shape[0], dtype=torch.long, device=pos.device)
+    for at in _slices(pos.shape[0]):
+        own = slice(None) if sample is None else sample[at]
+        place = pos[at].double() / quarter
+        cell = _cells(place, low[own], unit[own].view(-1, 1), times, eps)
+        code[at] = _morton(cell.long().clamp_(max=2**deepest - 1), deepest)
+    return code, depth
 
-    Shapes:
-        place ``[N, D]``; step ``[N, D]`` between the numbers of a type with this ``eps``, at the
-        point or at the corner, whichever is larger; side ``[B]`` the longest of the bounding box.
-    """
-    num_samples = int(sample.max()) + 1
-    low, high = (
-        pos.new_zeros(num_samples, pos.shape[1]).scatter_reduce_(
-            0, sample.view(-1, 1).expand_as(pos), pos, how, include_self=False
-        )
-        for how in ("amin", "amax")
-    )
-    corner = low if num_samples == 1 else low.index_select(0, sample)
+
+def _slices(rows: int) -> list[slice]:
+    return [slice(at, min(at + AT_ONCE, rows)) for at in range(0, rows, AT_ONCE)]
+
+
+def _boxes(pos: Tensor, sample: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``[B, D]`` lowest and highest corner of each sample's bounding box, in float64."""
+    samples = 1 if sample is None else int(sample.max()) + 1
+    low = torch.full((samples, pos.shape[1]), torch.inf, dtype=torch.double, device=pos.device)
+    high = -low
+    for at in _slices(pos.shape[0]):
+        x = pos[at].double()
+        if sample is None:
+            torch.minimum(low, x.amin(dim=0), out=low)
+            torch.maximum(high, x.amax(dim=0), out=high)
+        else:
+            own = sample[at].view(-1, 1).expand_as(x)
+            low.scatter_reduce_(0, own, x, "amin")
+            high.scatter_reduce_(0, own, x, "amax")
+    return low, high
+
+
+def _cells(pos: Tensor, corner: Tensor, unit: Tensor, times: int, eps: float) -> Tensor:
+    """``[N, D]`` number of each place's cell from the corner, so many to each unit."""
     step = torch.maximum(pos.abs(), corner.abs())
     step.view(torch.int64).bitwise_and_(EXPONENT)  # the power of two at or below it
-    return pos - corner, step.mul_(eps), (high - low).amax(dim=1)
-
-
-def _cells_of_size(pos: Tensor, sample: Tensor, size: float, bits: int) -> tuple[Tensor, Tensor]:
-    """Finest cell of each point, and levels below the root of each sample."""
-    place, step, side = _corners(pos.detach().double(), sample, torch.finfo(pos.dtype).eps)
-    cell = _floor(place.div_(size), step.div_(size))
-    last = torch.zeros_like(side).scatter_reduce_(0, sample, cell.amax(dim=1), "amax")
-    if not (last < 2**bits).all():
-        raise ValueError(
-            f"Expected 'size' to give at most 2^{bits} cells along each of {pos.shape[1]} axes, "
-            f"over a length of {float(side.max()):g} (got {size})"
-        )
-    _, depth = torch.frexp(last)  # the number of binary digits of an integer
-    return cell.long(), depth.long()
-
-
-def _cells_of_cube(pos: Tensor, sample: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Finest cell of each point, and levels below the root of each sample."""
-    # A quarter of each coordinate has finite differences.
-    place, step, side = _corners(pos.detach().double() / 4, sample, torch.finfo(pos.dtype).eps)
-    side = torch.where(side == 0, 1, side)
-    sides = side if side.numel() == 1 else side[sample].unsqueeze(1)
-    cell = _floor(place.div_(sides).mul_(2**levels), step.div_(sides).mul_(2**levels))
-    return cell.long().clamp(max=2**levels - 1), torch.full(side.shape, levels, device=pos.device)
+    # Between the numbers of the coordinates' type, at the point or at the corner.
+    return _floor((pos - corner).div_(unit).mul_(times), step.mul_(eps).div_(unit).mul_(times))
 
 
 def _floor(place: Tensor, step: Tensor) -> Tensor:
@@ -174,31 +189,42 @@ def _morton(cell: Tensor, bits: int) -> Tensor:
     return code
 
 
-def _parent(code: Tensor, depth: Tensor, sample: Tensor, dim: int, step: Step) -> Tensor:
-    """Parent vector of the cells, which are the prefixes of the codes."""
-    order = code.argsort(stable=True)
-    order = order[sample[order].argsort(stable=True)]
-    leaf_level = depth[sample]
-    code, sample = code[order], sample[order]
-    opens = _opens(code, sample)
-    finest = torch.empty_like(order)
-    finest[order] = opens.cumsum(0) - 1
+def _grow(
+    forest: Levels, code: Tensor, depth: Tensor, sample: Tensor | None, dim: int, step: Step
+) -> None:
+    """Add the cells, which are the prefixes of the codes, level by level."""
+    order = argsort(code)
+    if sample is not None:
+        order = order[argsort(sample[order])]
+    uneven = sample is not None and not bool((depth == depth[0]).all())
+    # The last point of those before: the next ones may be in its cells.
+    last_code, last_sample, last_node = (torch.tensor([v], device=code.device) for v in (0, -1, 0))
+    for points in order.split(AT_ONCE):
+        own = torch.zeros_like(points, dtype=torch.long) if sample is None else sample[points]
+        codes, samples = torch.cat([last_code, code[points]]), torch.cat([last_sample, own])
+        last_code, last_sample = codes[-1:], samples[-1:]
 
-    # One row for each finest cell, for as long as its sample has further levels.
-    code, sample = code[opens], sample[opens]
-    below = depth[sample]
-    rows = torch.arange(code.numel(), device=code.device)
-    node = torch.empty_like(code)  # of the cell around the finest cell, within its level
-    ups: list[Tensor] = []
-    for level in range(int(depth.max()) + 1):
-        if level > 0:
-            going = below >= level
-            rows, code, sample, below = (v[going] for v in (rows, code, sample, below))
-        opens = _opens(code >> (dim * (below - level)), sample)
-        ups.append(node[rows[opens]])
-        node[rows] = opens.cumsum(0) - 1
-        step(1)
-    return parent_of_levels(ups, leaf_level, node[finest])
+        # One row for each finest cell, for as long as its sample has further levels.
+        opens = _opens(codes, samples)
+        finest = opens.cumsum(0)[1:] - 1
+        codes, samples = codes[opens], samples[opens]
+        below = depth[samples]
+        rows = torch.arange(codes.numel(), device=codes.device)
+        node = torch.empty_like(codes)  # of the cell around the finest cell, within its level
+        for level in range(int(depth.max()) + 1):
+            if uneven:
+                going = below >= level
+                going[0] = True
+                rows, codes, samples, below = (v[going] for v in (rows, codes, samples, below))
+            opens = _opens(codes >> (dim * (below - level)).clamp_(min=0), samples)
+            opens[0] = False
+            before = forest.count(level)
+            forest.add(level, node[rows[opens]])
+            node[rows] = opens.cumsum(0) + (before - 1)
+        node[:1] = last_node
+        last_node = node[-1:]
+        forest.hang(points, depth[own], node[finest])
+        step(points.numel())
 
 
 def _opens(code: Tensor, sample: Tensor) -> Tensor:

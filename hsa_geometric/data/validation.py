@@ -17,11 +17,15 @@ def check_contents(h: Hierarchy) -> None:
     """Check the tree, the rows of every key, the masses and the faces."""
     if "parent" not in h._store:
         raise ValueError(f"Expected 'parent' in '{type(h).__name__}' (got none)")
-    tree = h.tree
+    check_rows(h, h.tree.num_nodes, h.tree.num_leaves)
+
+
+def check_rows(h: Hierarchy, nodes: int, leaves: int) -> None:
+    """:func:`check_contents` but for the tree, which has so many nodes and leaves."""
     rows = {
-        "tree": (tree.num_nodes, "node"),
-        "inner": (tree.num_nodes - tree.num_leaves, "inner node"),
-        "leaf": (tree.num_leaves, "leaf"),
+        "tree": (nodes, "node"),
+        "inner": (nodes - leaves, "inner node"),
+        "leaf": (leaves, "leaf"),
     }
     record = h._store._recorded()
     for key, value in h._store.items():
@@ -36,14 +40,14 @@ def check_contents(h: Hierarchy) -> None:
             rows_of_type = int(h.leaves_of_type(key).sum())
             _check_rows(key, count_rows(value), rows_of_type, f"leaf of type {number}")
     num_nodes = h._store.get("num_nodes")
-    if num_nodes is not None and (not isinstance(num_nodes, int) or num_nodes != tree.num_leaves):
+    if num_nodes is not None and (not isinstance(num_nodes, int) or num_nodes != leaves):
         raise ValueError(
-            f"Expected 'num_nodes' to be the number of leaves, {tree.num_leaves} (got {num_nodes})"
+            f"Expected 'num_nodes' to be the number of leaves, {leaves} (got {num_nodes})"
         )
     if isinstance(h.mass, Tensor):
         _check_mass(h.mass)
     if isinstance(h._store.get("face"), Tensor):
-        _check_face(h.face, tree.num_leaves)
+        _check_face(h.face, leaves)
 
 
 def _check_rows(key: str, rows: int | None, expected: int, what: str) -> None:
