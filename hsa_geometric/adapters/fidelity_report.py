@@ -18,7 +18,7 @@ from ..functional.attention import hierarchical_attention
 from ..interactions.siblings import siblings
 from ..report._peak import peak
 from ..report._table import number, table
-from ..report.fidelity import fidelity
+from ..report.fidelity import call_of, exact_rows
 from ._attend import Site
 from ._setting import Seen, Setting
 from .replace_attention import sites_of
@@ -194,9 +194,9 @@ def row_of(
     used = siblings(tree) if lists is None else lists
     kl = variation = torch.full_like(cosine, torch.nan)
     if exact and setting.self_loop:
-        found = fidelity(from_parent(tree.parent), q.float(), k.float(), used,
-                         scale=seen.scale, largest=0)  # fmt: skip
-        kl, variation = found.gap.cpu(), found.total_variation.cpu()
+        wanted = call_of(from_parent(tree.parent), q.float(), k.float(), used, None, seen.scale)
+        rows = exact_rows(wanted, used, torch.arange(q.shape[0], device=q.device))
+        kl, variation = (x.mean(0).cpu() for x in rows)
     full = float(seen.lengths.double().square().sum())
     width = 2 * (q.shape[-1] + v.shape[-1])
     nodes = 4 * (2 * q.shape[-1] + v.shape[-1]) * tree.num_nodes

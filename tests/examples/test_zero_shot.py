@@ -92,7 +92,7 @@ def test_every_row_of_the_table_is_kept_and_seeds_are_added(pages, tmp_path, mon
     monkeypatch.setattr(zero_shot, "load", load)
     monkeypatch.setitem(zero_shot.VARIANTS["calibrated, layers 1, 3, 5"], "budget", 0.9)
     monkeypatch.setitem(zero_shot.VARIANTS["paragraphs, sentences, sinks"], "sinks", ())
-    options = {"pages": 24, "train": 8, "steps": 2, "source": pages}
+    options = {"pages": 32, "train": 8, "steps": 2, "source": pages}
     options["save"] = tmp_path / "rows.json"
     table = zero_shot.main(**options)
     names = [*zero_shot.VARIANTS, *zero_shot.LEARNED]
