@@ -64,11 +64,12 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "near, 8·32·128, angle 0.35": {"layers": [3, 5], "hierarchy": (8, 32, 128), "lists": 0.35},
     "near, 16·64, angle 0.25": {"layers": [3, 5], "hierarchy": (16, 64), "lists": 0.25},
     "the same, layers 1, 3, 5": {"layers": [1, 3, 5], "hierarchy": (16, 64), "lists": 0.25},
-    "calibrated, layers 1, 3, 5": {"layers": [1, 3, 5], "budget": 0.2},
+    "calibrated to 20 %, layers 1, 3, 5": {"layers": [1, 3, 5], "budget": 0.2},
 }  # fmt: skip
 LEARNED: dict[str, dict[str, Any]] = {
-    "near, 4·16·64, angle 0.5, layers 1, 3, 5": {
-        "layers": [1, 3, 5], "hierarchy": (4, 16, 64), "lists": 0.5,
+    "calibrated to 5 %, layers 1, 3, 5": {
+        "layers": [1, 3, 5], "budget": 0.05, "windows": [(4, 16, 64), (8, 32, 128)],
+        "angles": [None, 0.7, 0.5, 0.35],
     },
     "near, 8·32·128, angle 0.35, all layers": {"hierarchy": (8, 32, 128), "lists": 0.35},
 }  # fmt: skip
@@ -302,7 +303,7 @@ def main(
     tested, others = found[:pages], found[pages : pages + train]
     print(f"{len(tested)} pages tested, {len(others)} others to learn from", flush=True)
     texts, labels = [page.text for page in tested], [page.section for page in tested]
-    of = {"pages": len(tested), "train": len(others), "steps": steps,
+    of = {"pages": len(tested), "train": len(others),
           "text": hashlib.sha256("".join(texts).encode()).hexdigest()}  # fmt: skip
     state = {"of": of, "rows": {}} if save is None or not save.exists() else json.loads(
         save.read_text()
@@ -350,13 +351,15 @@ def main(
     weights = {name: x.clone() for name, x in model.state_dict().items()}
     for seed in range(seeds if steps and batches else 0):
         for name, options in LEARNED.items():
-            learned = f"{name}, distilled"
+            learned = f"{name}, {steps} steps"
             if not wanted(learned, seed):
                 continue
             encoder.replace(options, batches)
             start = time.process_time()
-            distil(model, batches, embed=states, steps=steps, every=max(1, steps // 4), seed=seed,
-                   held_out=min(0.5, 16 / len(batches)), progress=True)  # fmt: skip
+            distil(
+                model, batches, embed=states, steps=steps, seed=seed, progress=True,
+                every=max(1, min(100, steps // 2)), held_out=min(0.5, 16 / len(batches)),
+            )  # fmt: skip
             row(learned, seed, time.process_time() - start)
             model.load_state_dict(weights)
     restore_attention(model)
@@ -370,14 +373,13 @@ if __name__ == "__main__":
     parser.add_argument("--train", type=int, default=500, help="other pages, to learn from")
     parser.add_argument("--steps", type=int, default=500, help="of distillation; 0: none")
     parser.add_argument("--seeds", type=int, default=1, help="of distillation")
-    parser.add_argument("--rows", help="only those whose names hold one of these, between commas")
+    parser.add_argument("--rows", nargs="+", help="only those whose names hold one of these")
     parser.add_argument("--save", type=Path, help="JSON of the results, to go on from")
     parser.add_argument("--source", type=Path, default=MANUAL, help="folder or archive of pages")
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    named = None if options.rows is None else options.rows.split(",")
-    main(options.pages, options.train, options.steps, options.seeds, named, options.source,
+    main(options.pages, options.train, options.steps, options.seeds, options.rows, options.source,
          options.save)  # fmt: skip
     sys.exit(0)

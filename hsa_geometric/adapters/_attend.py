@@ -46,12 +46,8 @@ class Site:
 def keep_of(mask: Tensor | None, site: Site, batch: int, length: int) -> Tensor | None:
     """``[B, N]`` which tokens are real; None if all.
 
-    Args:
-        mask: broadcast to ``[B, H, N, N]`` or ``[B, N]``, of booleans, true where a key is seen, or
-            of numbers that are added to logits.
-        site: for errors.
-        batch: number of sequences.
-        length: of the padded sequences.
+    The mask is broadcast to ``[B, H, N, N]`` or ``[B, N]``: booleans, true where a key is seen, or
+    numbers that are added to logits.
     """
     if mask is None:
         return None

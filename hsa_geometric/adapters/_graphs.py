@@ -30,7 +30,6 @@ def refusal(module: nn.Module) -> str | None:
 def install(model: nn.Module, sites: dict[nn.Module, Site]) -> None:
     """Replace how messages are passed; projections, skip connection and gate stay PyG's."""
     for module, site in sites.items():
-        module.hsa = site  # type: ignore[assignment]
         if site.setting is not None:
             module.forward = Patch(_forward, module)  # type: ignore[method-assign]
             module.propagate = Patch(_propagate, module)  # type: ignore[assignment]

@@ -29,7 +29,6 @@ def install(model: nn.Module, sites: dict[nn.Module, Site]) -> None:
     That one never calls the module, and turns padded batches into nested tensors before.
     """
     for module, site in sites.items():
-        module.hsa = site  # type: ignore[assignment]
         if site.setting is not None:
             module.forward = Patch(_forward, module)  # type: ignore[method-assign]
     for layer in model.modules():

@@ -65,8 +65,6 @@ def install(model: nn.Module, sites: dict[nn.Module, Site]) -> None:
             )
         AttentionInterface.register(PREFIX + name, partial(_attention, name))
         masks.AttentionMaskInterface.register(PREFIX + name, partial(_mask, name))
-    for module, site in sites.items():
-        module.hsa = site  # type: ignore[assignment]
     for config in configs:
         name = config._attn_implementation
         if name is not None and not name.startswith(PREFIX):

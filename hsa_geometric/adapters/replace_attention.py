@@ -140,6 +140,8 @@ def replace_attention(
     for kind in KINDS:
         if mine := {module: site for module, site in found.items() if kind.is_attention(module)}:
             kind.install(model, mine)
+    for module, site in found.items():
+        module.hsa = site  # type: ignore[assignment]
     if special_ids:
         _transformers.listen(model, next(iter(found.values())).told)
     return model
