@@ -1,51 +1,22 @@
 """Peak memory of a call beyond what was there before it.
 
-On CUDA the allocator knows. On the CPU a fresh process makes the call twice: once to load and
-compile what it needs; then free memory is handed back, Linux's record of the peak is reset, and
-the second call is read off. The output of the call counts.
+On the CPU a fresh process makes the call, see ``hsa_geometric.report._peak``.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from hsa_geometric.report._peak import peak
+
 from .baselines import METHODS
 from .case import Case
-
-
-def peak(call: Callable[[], Any], device: str = "cpu") -> int:
-    """Extra bytes at the peak of the second call.
-
-    Raises:
-        OSError: on the CPU, if the system is not Linux or keeps the record from us.
-    """
-    call()
-    if device != "cpu":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # VmHWM, the highest resident size, starts again from here
-    before = _status("VmRSS")
-    call()
-    return max(0, _status("VmHWM") - before)
-
-
-def _status(field: str) -> int:
-    with open("/proc/self/status") as file:
-        return next(1024 * int(line.split()[1]) for line in file if line.startswith(field + ":"))
 
 
 def in_fresh_process(

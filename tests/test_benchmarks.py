@@ -1,5 +1,6 @@
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -267,3 +268,14 @@ def test_interaction_lists_are_measured(capsys):
     tables = capsys.readouterr().out.strip().split("\n\n")
     assert [len(table.splitlines()) - 2 for table in tables] == [11, 2, 3, 1]
     assert tables[3].splitlines()[-1].endswith("| 0 |")
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no Linux")
+def test_whole_encoders_are_measured(capsys):
+    from benchmarks.encoders import main
+
+    gains = main((64,), turns=1, sizes=(2, 16, 2))
+    assert set(gains) == {(64, "forward"), (64, "training step")}
+    assert all(gain > 0 for gain in gains.values())
+    assert capsys.readouterr().out.count("\n| 64 |") == 2
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..functional.attention import hierarchical_attention
-from ._setting import Setting
+from ._setting import Seen, Setting
 
 
-class Seen(NamedTuple):
-    """What one call of a module attends with: rows ``[N, H, D]`` of real tokens, and their trees.
-
-    Attributes:
-        q, k, v: queries, keys and values.
-        scale: factor of the dot product.
-        lengths: ``[B]`` tokens of each sequence.
-        ids: ``[N]`` ids of the tokens, if the model has told.
-    """
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    scale: float
-    lengths: Tensor
-    ids: Tensor | None
+class Patch(partial[Any]):
+    """What is put in place of a module's method or beside it, and found again by its type."""
 
 
 @dataclass(eq=False)
@@ -59,12 +46,8 @@ class Site:
 def keep_of(mask: Tensor | None, site: Site, batch: int, length: int) -> Tensor | None:
     """``[B, N]`` which tokens are real; None if all.
 
-    Args:
-        mask: broadcast to ``[B, H, N, N]`` or ``[B, N]``, of booleans, true where a key is seen, or
-            of numbers that are added to logits.
-        site: for errors.
-        batch: number of sequences.
-        length: of the padded sequences.
+    The mask is broadcast to ``[B, H, N, N]`` or ``[B, N]``: booleans, true where a key is seen, or
+    numbers that are added to logits.
     """
     if mask is None:
         return None
@@ -120,22 +103,26 @@ def attend(
     training: bool,
 ) -> Tensor:
     """``[B, N, H, D]``; rows of padding are 0."""
-    assert site.setting is not None
     if dropout_p > 0 and not training:
         raise site.fail("no dropout in eval()", f"{dropout_p}")
     seen = gather(q, k, v, keep, scale, site)
     batch, heads, length, _ = q.shape
     shape = batch, length, heads, v.shape[-1]
+    out = along(seen, site, dropout_p, training)
+    if keep is None:
+        return out.view(shape)
+    return out.new_zeros(shape).masked_scatter(keep.view(batch, length, 1, 1), out)
+
+
+def along(seen: Seen, site: Site, dropout_p: float, training: bool) -> Tensor:
+    """``[N, H, D]``: attention of the rows along their trees."""
+    assert site.setting is not None
     if seen.q.shape[0] == 0:
-        return v.new_zeros(shape)
-    tree, lists = site.setting.structure(seen.lengths, seen.ids, seen.q, seen.k, site.name)
+        return seen.v
+    tree, lists = site.setting.structure(seen, site.name)
     out = hierarchical_attention(
-        seen.q, seen.k, seen.v, tree, lists=lists, scale=scale,
+        seen.q, seen.k, seen.v, tree, lists=lists, scale=seen.scale,
         self_loop=site.setting.self_loop, dropout_p=dropout_p, training=training,
     )  # fmt: skip
     assert isinstance(out, Tensor)
-    return (
-        out.view(shape)
-        if keep is None
-        else out.new_zeros(shape).masked_scatter(keep.view(batch, length, 1, 1), out)
-    )
+    return out

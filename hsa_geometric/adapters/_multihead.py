@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._attend import Site, attend, gather, keep_of
+from ._attend import Patch, Site, attend, gather, keep_of
 
 
-def refusal(module: nn.MultiheadAttention) -> str | None:
+def is_attention(module: nn.Module) -> bool:
+    """Whether it is one that is known here."""
+    return isinstance(module, nn.MultiheadAttention)
+
+
+def refusal(module: nn.Module) -> str | None:
     """Why its attention cannot be replaced."""
+    assert isinstance(module, nn.MultiheadAttention)
     if module.bias_k is not None or module.add_zero_attn:
         return "keys of its own (add_bias_kv or add_zero_attn)"
     if not module._qkv_same_embed_dim:
@@ -25,10 +29,8 @@ def install(model: nn.Module, sites: dict[nn.Module, Site]) -> None:
     That one never calls the module, and turns padded batches into nested tensors before.
     """
     for module, site in sites.items():
-        module.hsa = site  # type: ignore[assignment]
-        if site.setting is not None and "forward" not in module.__dict__:
-            assert isinstance(module, nn.MultiheadAttention)
-            module.forward = partial(_forward, module)  # type: ignore[method-assign]
+        if site.setting is not None:
+            module.forward = Patch(_forward, module)  # type: ignore[method-assign]
     for layer in model.modules():
         if isinstance(layer, nn.TransformerEncoder):
             _set(layer, "use_nested_tensor", False, sites)
@@ -42,16 +44,6 @@ def _set(layer: nn.Module, name: str, value: int, sites: dict[nn.Module, Site]) 
     if inside and old != value:
         inside[0].saved.append((layer, name, old))
         setattr(layer, name, value)
-
-
-def uninstall(model: nn.Module) -> None:
-    """Have everything as it was."""
-    for module in model.modules():
-        if not isinstance(module, nn.MultiheadAttention) or "hsa" not in module.__dict__:
-            continue
-        for layer, name, old in module.__dict__["hsa"].saved:
-            setattr(layer, name, old)
-        module.__dict__.pop("forward", None)
 
 
 def _forward(
@@ -77,13 +69,11 @@ def _forward(
         raise site.fail("a padded batch", "a nested tensor")
     if key is not query or value.shape != query.shape:
         raise site.fail("self-attention: 'key' and 'value' to be 'query'", "others")
-    if query.dim() == 2:
+    alone = query.dim() == 2
+    if alone:
         query, value = query.unsqueeze(0), value.unsqueeze(0)
-        alone = True
-    else:
-        alone = False
-        if not module.batch_first:
-            query, value = query.transpose(0, 1), value.transpose(0, 1)
+    elif not module.batch_first:
+        query, value = query.transpose(0, 1), value.transpose(0, 1)
     batch, length, width = query.shape
     heads = module.num_heads
 

@@ -6,12 +6,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..builders.grids import from_grid
+from ..builders.sequences._nest import nest
+from ..builders.sequences._windows import as_windows
 from ..functional.checks import as_tree
 from ..functional.options import check_bool, check_integer, check_positive
 from ..interactions._balls import balls
@@ -22,6 +24,24 @@ from ..tree import TreeIndex
 Structure = tuple[TreeIndex, InteractionLists | None]
 _FOUND: OrderedDict[Any, Structure] = OrderedDict()  # of the last batches
 KEPT = 64
+
+
+class Seen(NamedTuple):
+    """What one call of a module attends with: rows ``[N, H, D]`` of real tokens, and their trees.
+
+    Attributes:
+        q, k, v: queries, keys and values.
+        scale: factor of the dot product.
+        lengths: ``[B]`` tokens of each sequence.
+        ids: ``[N]`` ids of the tokens, if the model has told.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float
+    lengths: Tensor
+    ids: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -59,11 +79,6 @@ class Setting:
         for name in ("sinks", "special_ids"):
             for place in getattr(self, name):
                 check_integer(place, name)
-        if not self.ours and (self.sinks or self.special_ids):
-            raise ValueError(
-                "Expected no 'sinks' or 'special_ids' with a tree of your own (got some; hang them "
-                "below the root and let a function give the 'lists')"
-            )
         check_bool(self.self_loop, "self_loop")
 
     @property
@@ -71,14 +86,13 @@ class Setting:
         """Whether trees are built here, from nothing but lengths."""
         return isinstance(self.hierarchy, (str, int, tuple))
 
-    def structure(
-        self, lengths: Tensor, ids: Tensor | None, q: Tensor, k: Tensor, name: str
-    ) -> Structure:
+    def structure(self, seen: Seen, name: str) -> Structure:
         """Tree and lists of a batch of sequences one behind the other; cached where they can be."""
-        sink = self._sinks(lengths, ids, name)
-        own = self.ours and not callable(self.lists)
+        q, k, lengths = seen.q, seen.k, seen.lengths
+        sink = self._sinks(lengths, seen.ids, name)
+        fixed = not callable(self.lists) and not callable(self.hierarchy)
         key = (self, str(q.device), tuple(lengths.tolist()), tuple(sink.nonzero()[:, 0].tolist()))
-        if own and key in _FOUND:
+        if fixed and key in _FOUND:
             _FOUND.move_to_end(key)
             return _FOUND[key]
         tree, pos = self._tree(lengths, sink, name)
@@ -92,7 +106,7 @@ class Setting:
                 )
         elif tree.depth > 1 and (self.lists is not None or bool(sink.any())):
             lists = _lists(tree, pos.to(q.device), sink.to(q.device), self.lists)
-        if own:
+        if fixed:
             _FOUND[key] = tree, lists
             if len(_FOUND) > KEPT:
                 _FOUND.popitem(last=False)
@@ -122,36 +136,29 @@ class Setting:
         if isinstance(h, str) and h == "grid":
             return _grids(lengths, sink, name)
         if not self.ours:
-            tree = as_tree(h(lengths) if callable(h) else h)
-            return _fitting(tree, lengths, name), pos.view(-1, 1)
-        windows: Sequence[int] = ()
-        if isinstance(h, tuple):
-            windows = h
-        elif isinstance(h, int):
-            sizes = [h]
-            while sizes[-1] < int(lengths.max()):
-                sizes.append(sizes[-1] * h)
-            windows = sizes[:-1]
-        return _windows(lengths, number, sink, windows), pos.view(-1, 1)
+            tree = _fitting(as_tree(h(lengths) if callable(h) else h), lengths, name)
+            above = tree.up[tree.leaf].cpu()[sink]
+            if bool((tree.up.cpu()[above] != above).any()):
+                raise ValueError(
+                    f"Expected 'sinks' to hang directly below the root of a tree of your own in "
+                    f"{name} (got some within a block)"
+                )
+            return tree, pos.view(-1, 1)
+        if isinstance(h, int):
+            h = [size for (size,) in as_windows(None, h, (int(lengths.max()),), h)]
+        return _windows(lengths, number, sink, () if h == "star" else h), pos.view(-1, 1)
 
 
 def _windows(lengths: Tensor, number: Tensor, sink: Tensor, windows: Sequence[int]) -> TreeIndex:
     """Windows over all but the sinks, which hang below the root."""
-    body = (~sink).nonzero()[:, 0]
-    inside = torch.zeros_like(lengths).index_add(0, number[body], torch.ones_like(body))
-    place = torch.arange(body.numel()) - (inside.cumsum(0) - inside)[number[body]]
-    node, start, edges = body, sink.numel(), []  # node: which holds each token
+    inside = torch.zeros_like(lengths).index_add(0, number, (~sink).long())
+    place = (~sink).long().cumsum(0) - 1 - (inside.cumsum(0) - inside)[number]
+    levels = []
     for size in windows:
         count = (inside + size - 1) // size
-        above = start + place // size + (count.cumsum(0) - count)[number[body]]
-        edges.append((node, above))
-        node, start = above, start + int(count.sum())
-    parent = torch.arange(start + lengths.numel())
-    for below, above in edges:
-        parent[below] = above
-    parent[node] = start + number[body]
-    parent[: sink.numel()][sink] = start + number[sink]
-    return TreeIndex.from_parent(parent)
+        unit = place // size + (count.cumsum(0) - count)[number]
+        levels.append(torch.where(sink, -1, unit))
+    return TreeIndex.from_parent(nest(levels, number, collapse=False).parent)
 
 
 def _grids(lengths: Tensor, sink: Tensor, name: str) -> tuple[TreeIndex, Tensor]:

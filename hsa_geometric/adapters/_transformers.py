@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._attend import Site, attend, gather, keep_of
+from ._attend import Patch, Site, attend, gather, keep_of
 
 PREFIX = "hsa_"
 ORIGINALS = ("sdpa", "eager")
@@ -65,8 +65,6 @@ def install(model: nn.Module, sites: dict[nn.Module, Site]) -> None:
             )
         AttentionInterface.register(PREFIX + name, partial(_attention, name))
         masks.AttentionMaskInterface.register(PREFIX + name, partial(_mask, name))
-    for module, site in sites.items():
-        module.hsa = site  # type: ignore[assignment]
     for config in configs:
         name = config._attn_implementation
         if name is not None and not name.startswith(PREFIX):
@@ -81,9 +79,9 @@ def listen(model: nn.Module, told: dict[str, Tensor]) -> None:
     except NotImplementedError:
         table = None
     if isinstance(table, nn.Embedding) and not any(
-        map(_is_ours, table._forward_pre_hooks.values())
+        isinstance(hook, Patch) for hook in table._forward_pre_hooks.values()
     ):
-        table.register_forward_pre_hook(partial(_remember, told))
+        table.register_forward_pre_hook(Patch(_remember, told))
 
 
 def _remember(told: dict[str, Tensor], module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -99,12 +97,8 @@ def uninstall(model: nn.Module) -> None:
             config._attn_implementation = name.removeprefix(PREFIX)
     for module in model.modules():
         for key, hook in list(module._forward_pre_hooks.items()):
-            if _is_ours(hook):
+            if isinstance(hook, Patch):
                 del module._forward_pre_hooks[key]
-
-
-def _is_ours(hook: Any) -> bool:
-    return isinstance(hook, partial) and hook.func is _remember
 
 
 def _configs(model: nn.Module) -> list[Any]:

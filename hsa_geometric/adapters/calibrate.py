@@ -13,8 +13,8 @@ from torch import nn
 
 from ..functional.options import check_positive
 from ..report._table import number, table
-from ._attend import Seen, Site
-from ._setting import Setting
+from ._attend import Site
+from ._setting import Seen, Setting
 from .fidelity_report import _mean, row_of, run
 from .replace_attention import M, replace_attention, restore_attention, sites_of
 

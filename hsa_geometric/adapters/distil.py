@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def distil(
         ValueError: if nothing is replaced in the model, there are fewer than two texts, or a number
             is out of range.
 
-    Cost: one pass of the teacher over the texts, kept in memory; then forward and backward.
+    Cost: forward and backward a step, and one pass of the teacher over each text that is reached,
+    whose embedding is kept.
 
     Example:
         >>> from hsa_geometric.adapters import replace_attention
@@ -112,25 +114,24 @@ def distil(
     if not 0 < held_out < 1:
         raise ValueError(f"Expected 'held_out' to be in (0, 1) (got {held_out})")
     teacher = restore_attention(copy.deepcopy(model)).eval()
-    with torch.no_grad():
-        bar = progress_bar(batches, desc="softmax", disable=not progress)
-        wanted = [embed(call(teacher, batch), batch).detach() for batch in bar]
-    del teacher
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(batches), generator=generator).tolist()
     apart = min(max(1, round(held_out * len(batches))), len(batches) - 1)
     held, learned = order[:apart], order[apart:]
 
-    def loss(i: int) -> Tensor:
-        return (
-            1
-            - F.cosine_similarity(embed(call(model, batches[i]), batches[i]), wanted[i], -1).mean()
-        )
+    @torch.no_grad()
+    @cache
+    def wanted(i: int) -> Tensor:
+        return embed(call(teacher, batches[i]), batches[i])
 
+    def loss(i: int) -> Tensor:
+        found = embed(call(model, batches[i]), batches[i])
+        return 1 - F.cosine_similarity(found, wanted(i), -1).mean()
+
+    @torch.no_grad()
     def check() -> float:
         model.eval()
-        with torch.no_grad():
-            found = sum(float(loss(i)) for i in held) / len(held)
+        found = sum(float(loss(i)) for i in held) / len(held)
         model.train()
         return found
 
@@ -158,15 +159,17 @@ def distil(
     )  # fmt: skip
     share = 0.0
     while share < 1 and since < patience:
-        start = time.perf_counter()
         if not queue:
             queue = torch.randperm(len(learned), generator=generator).tolist()
+        text = learned[queue.pop()]
+        wanted(text)
+        start = time.perf_counter()
         share = spent / seconds if steps is None else step / steps
         for group in optimiser.param_groups:
             falling = 0.5 * (1 + torch.tensor(share * torch.pi).cos())
             group["lr"] = rate * min(1.0, (step + 1) / 20) * float(falling)
         optimiser.zero_grad()
-        loss(learned[queue.pop()]).backward()
+        loss(text).backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         step += 1

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,12 +16,11 @@ from ..builders._progress import counting
 from ..builders.from_parent import from_parent
 from ..functional.attention import hierarchical_attention
 from ..interactions.siblings import siblings
-from ..lists import InteractionLists
+from ..report._peak import peak
 from ..report._table import number, table
-from ..report.fidelity import fidelity
-from ..tree import TreeIndex
-from ._attend import Seen, Site
-from ._setting import Setting
+from ..report.fidelity import call_of, exact_rows
+from ._attend import Site
+from ._setting import Seen, Setting
 from .replace_attention import sites_of
 
 
@@ -38,6 +37,8 @@ class Row:
         logits, full: for each head, ours and those of softmax.
         flops, full_flops: of all heads, forward.
         seconds, full_seconds: ours, and of PyTorch's fused softmax attention on the same rows.
+        memory, full_memory: bytes at the peak of each, its output among them; NaN where not asked
+            for, and on the CPU of systems other than Linux.
     """
 
     index: int
@@ -51,6 +52,8 @@ class Row:
     full_flops: float
     seconds: float
     full_seconds: float
+    memory: float
+    full_memory: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +64,15 @@ class FidelityReport:
 
     def __str__(self) -> str:
         head = ["layer", "KL, nats", "largest of a head", "total variation", "cosine", "error",
-                "logits, %", "FLOPs, %", "time / softmax"]  # fmt: skip
+                "logits, %", "FLOPs, %", "time / softmax", "memory, MB",
+                "of softmax"]  # fmt: skip
         lines = [head]
         for r in self.rows:
             numbers = [
                 float(r.kl.mean()), float(r.kl.max()), float(r.variation.mean()),
                 float(r.cosine.mean()), r.error, 100 * r.logits / r.full,
                 100 * r.flops / r.full_flops, r.seconds / r.full_seconds,
+                r.memory / 1e6, r.full_memory / 1e6,
             ]  # fmt: skip
             lines.append([str(r.index), *map(number, numbers)])
         return table(lines)
@@ -100,7 +105,7 @@ def fidelity_report(
     Args:
         model: with replaced layers.
         batches: what the model is called with: mappings of keywords, tuples, or tensors.
-        exact: also find divergences and total variation, in :math:`O(N^2)` time.
+        exact: also find divergences and total variation, in :math:`O(N^2)` time, and memory.
         progress: whether to show a progress bar.
 
     Returns:
@@ -122,7 +127,7 @@ def fidelity_report(
 
     def record(site: Site, seen: Seen) -> None:
         assert site.setting is not None
-        row = row_of(site.index, seen, site.setting, site.name, exact)
+        row = row_of(site.index, seen, site.setting, site.name, exact, memory=exact)
         found.setdefault(site.index, []).append(row)
 
     run(model, batches, record, progress, "fidelity")
@@ -164,39 +169,48 @@ def call(model: nn.Module, batch: Any) -> Any:
     return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
 
 
-def row_of(index: int, seen: Seen, setting: Setting, name: str, exact: bool) -> Row:
+def row_of(
+    index: int, seen: Seen, setting: Setting, name: str, exact: bool, memory: bool = False
+) -> Row:
     """Figures of one call of a module along a setting."""
-    tree, lists = setting.structure(seen.lengths, seen.ids, seen.q, seen.k, name)
+    tree, lists = setting.structure(seen, name)
     q, k, v, heads = seen.q, seen.k, seen.v, seen.q.shape[1]
-    start = time.perf_counter()
-    ours = hierarchical_attention(
-        q, k, v, tree, lists=lists, scale=seen.scale, self_loop=setting.self_loop
+    calls = (
+        lambda: hierarchical_attention(
+            q, k, v, tree, lists=lists, scale=seen.scale, self_loop=setting.self_loop
+        ),
+        lambda: softmax_of(seen),
     )
-    middle = time.perf_counter()
-    softmax = softmax_of(seen)
-    end = time.perf_counter()
-    assert isinstance(ours, Tensor)
-    ours, softmax = ours.double(), softmax.double()
+    outputs, seconds = [], []
+    for run in calls:
+        start = time.perf_counter()
+        out = run()
+        seconds.append(time.perf_counter() - start)
+        outputs.append(out.double())
+    bytes_ = [_peak(run, q.device.type) if memory else torch.nan for run in calls]
+    ours, softmax = outputs
     cosine = F.cosine_similarity(ours, softmax, dim=-1).mean(0)
     error = float((ours - softmax).square().sum() / softmax.square().sum())
     used = siblings(tree) if lists is None else lists
     kl = variation = torch.full_like(cosine, torch.nan)
     if exact and setting.self_loop:
-        kl, variation = _divergence(seen, tree, used)
+        wanted = call_of(from_parent(tree.parent), q.float(), k.float(), used, None, seen.scale)
+        rows = exact_rows(wanted, used, torch.arange(q.shape[0], device=q.device))
+        kl, variation = (x.mean(0).cpu() for x in rows)
     full = float(seen.lengths.double().square().sum())
     width = 2 * (q.shape[-1] + v.shape[-1])
-    logits = used.num_logits
     nodes = 4 * (2 * q.shape[-1] + v.shape[-1]) * tree.num_nodes
     return Row(
-        index, kl, variation, cosine, error, float(logits), full, heads * (width * logits + nodes),
-        heads * width * full, middle - start, end - middle,
+        index, kl, variation, cosine, error, float(used.num_logits), full,
+        heads * (width * used.num_logits + nodes), heads * width * full, *seconds, *bytes_,
     )  # fmt: skip
 
 
-def _divergence(seen: Seen, tree: TreeIndex, lists: InteractionLists) -> tuple[Tensor, Tensor]:
-    h = from_parent(tree.parent)
-    found = fidelity(h, seen.q.float(), seen.k.float(), lists, scale=seen.scale, largest=0)
-    return found.gap.cpu(), found.total_variation.cpu()
+def _peak(call: Callable[[], Any], device: str) -> float:
+    try:
+        return peak(call, device)
+    except OSError:  # no Linux
+        return torch.nan
 
 
 def softmax_of(seen: Seen) -> Tensor:
@@ -212,12 +226,9 @@ def softmax_of(seen: Seen) -> Tensor:
 
 
 def _mean(rows: list[Row]) -> Row:
-    """Of several batches, which count alike; logits, operations and seconds are sums."""
-    n = len(rows)
-
-    def total(name: str) -> Any:
-        return sum(getattr(r, name) for r in rows)
-
-    means = [total(name) / n for name in ("kl", "variation", "cosine", "error")]
-    sums = ("logits", "full", "flops", "full_flops", "seconds", "full_seconds")
-    return Row(rows[0].index, *means, *map(total, sums))
+    """Of several batches, which count alike; counts and seconds are sums, memory the largest."""
+    columns = {f.name: [getattr(r, f.name) for r in rows] for f in fields(Row)}
+    for name in ("index", "memory", "full_memory"):
+        columns[name] = [max(columns[name])]
+    means = ("kl", "variation", "cosine", "error")
+    return Row(**{n: sum(x) / len(x) if n in means else sum(x) for n, x in columns.items()})

@@ -7,12 +7,14 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from ..functional.checks import as_tree
 from ..functional.options import check_integer
-from . import _multihead, _transformers
-from ._attend import Site
+from . import _graphs, _multihead, _transformers
+from ._attend import Patch, Site
 from ._setting import Setting
 
 M = TypeVar("M", bound=nn.Module)
+KINDS: tuple[Any, ...] = (_transformers, _multihead, _graphs)
 
 
 def replace_attention(
@@ -33,7 +35,9 @@ def replace_attention(
     attention interface (BERT, RoBERTa, DistilBERT, ModernBERT, ViT, …; attention ``'sdpa'`` or
     ``'eager'``) and :class:`torch.nn.MultiheadAttention`, alone, in
     :class:`torch.nn.TransformerEncoder` and in PyG's
-    :class:`~torch_geometric.nn.conv.GPSConv`.
+    :class:`~torch_geometric.nn.conv.GPSConv`, and PyG's
+    :class:`~torch_geometric.nn.conv.TransformerConv` where its edges join all nodes of each graph
+    (self-loops too, no attributes); they are still read at each call.
 
     Each sequence of a batch has a tree of its own over its real tokens; padding is left out, and
     its rows of attention are 0, wherever it stands. Rotary embeddings turn queries and keys before,
@@ -54,15 +58,17 @@ def replace_attention(
             * ``'star'``: no windows, which is softmax attention;
             * ``'grid'``: a quadtree over a square of patches;
             * a tree: a :class:`~hsa_geometric.TreeIndex`, a parent vector or a
-              :class:`~hsa_geometric.Hierarchy`'s ``tree``, for each sequence or for the batch;
-            * a function from lengths ``[B]`` to such a tree: units of the text, graphs of a batch.
+              :class:`~hsa_geometric.Hierarchy`'s ``tree``, for each sequence or for the batch,
+              such as :func:`~hsa_geometric.adapters.text_tree`;
+            * a function from lengths ``[B]`` to such a tree.
         lists: an angle, at which near nodes meet, see
             :func:`~hsa_geometric.interactions.near`: the smaller, the nearer to softmax; or a
             function ``(tree, q, k)`` to interaction lists, such as
             :func:`~hsa_geometric.interactions.heaviest`. (default: siblings meet)
         sinks: places of tokens that every token sees one by one and that see every token so, from
-            the beginning or, negative, from the end of each sequence. (default: ``(0, -1)`` for
-            models of text, which are [CLS] and [SEP], ``(0,)`` for ``'grid'``, else none)
+            the beginning or, negative, from the end of each sequence; in a tree of your own they
+            hang directly below the root. (default: ``(0, -1)`` for models of text, which are [CLS]
+            and [SEP], ``(0,)`` for ``'grid'``, none for trees of your own and models without text)
         special_ids: ids of tokens that are sinks wherever they stand, such as
             ``tokenizer.all_special_ids``. They are read where tokens are embedded, so the model
             must be given ``input_ids``.
@@ -77,8 +83,8 @@ def replace_attention(
         ValueError: naming the module: if the model has no attention that can be replaced (causal, a
             bias of relative positions, a sliding window, cross-attention, keys of its own), if a
             layer is out of range, or an option has a wrong value. When the model is called: if a
-            tree has other leaves than a sequence tokens; if a mask is not of padding alone; if
-            weights are asked for.
+            tree has other leaves than a sequence tokens, or sinks within a block; if a mask is not
+            of padding alone, or edges do not join all nodes; if weights are asked for.
 
     Cost: see :func:`~hsa_geometric.functional.hierarchical_attention`; trees and lists of the last
     64 shapes of batches are kept.
@@ -97,7 +103,7 @@ def replace_attention(
         True
     """
     found = sites_of(model)
-    refused = {module: _refusal(module) for module in found}
+    refused = {module: _kind(module).refusal(module) for module in found}
     if layers is None:
         chosen = [module for module in found if refused[module] is None]
         if not chosen:
@@ -123,18 +129,19 @@ def replace_attention(
                 )
     if isinstance(hierarchy, Sequence) and not isinstance(hierarchy, str):
         hierarchy = tuple(hierarchy)
+    elif isinstance(hierarchy, Tensor):
+        hierarchy = as_tree(hierarchy)
     settings = {}
     for module in chosen:
-        places = sinks
-        if places is None:
-            places = _default_sinks(module, hierarchy)
-        settings[module] = Setting(hierarchy, lists, tuple(places), tuple(special_ids), self_loop)
+        places = _default_sinks(module, hierarchy) if sinks is None else tuple(sinks)
+        settings[module] = Setting(hierarchy, lists, places, tuple(special_ids), self_loop)
     for module, setting in settings.items():
         found[module].setting = setting
-    for part, kind in ((_transformers, True), (_multihead, False)):
-        mine = {m: s for m, s in found.items() if _transformers.is_attention(m) == kind}
-        if mine:
-            part.install(model, mine)
+    for kind in KINDS:
+        if mine := {module: site for module, site in found.items() if kind.is_attention(module)}:
+            kind.install(model, mine)
+    for module, site in found.items():
+        module.hsa = site  # type: ignore[assignment]
     if special_ids:
         _transformers.listen(model, next(iter(found.values())).told)
     return model
@@ -159,9 +166,12 @@ def restore_attention(model: M) -> M:
         torch.Size([1, 5, 5])
     """
     _transformers.uninstall(model)
-    _multihead.uninstall(model)
     for module in model.modules():
-        module.__dict__.pop("hsa", None)
+        site = module.__dict__.pop("hsa", None)
+        for layer, name, old in [] if site is None else site.saved:
+            setattr(layer, name, old)
+        for name in [name for name, value in vars(module).items() if isinstance(value, Patch)]:
+            delattr(module, name)
     return model
 
 
@@ -172,7 +182,7 @@ def sites_of(model: nn.Module) -> dict[nn.Module, Site]:
     found: dict[nn.Module, Site] = {}
     told: dict[str, Tensor] = {}
     for name, module in model.named_modules():
-        if _transformers.is_attention(module) or isinstance(module, nn.MultiheadAttention):
+        if _kind(module) is not None:
             site = module.__dict__.get("hsa")
             if site is None:
                 site = Site(f"'{name or type(model).__name__}'", len(found), told=told)
@@ -180,18 +190,14 @@ def sites_of(model: nn.Module) -> dict[nn.Module, Site]:
     return found
 
 
-def _refusal(module: nn.Module) -> str | None:
-    if isinstance(module, nn.MultiheadAttention):
-        return _multihead.refusal(module)
-    return _transformers.refusal(module)
+def _kind(module: nn.Module) -> Any:
+    """The part that knows this kind of attention; None for any other module."""
+    return next((kind for kind in KINDS if kind.is_attention(module)), None)
 
 
 def _default_sinks(module: nn.Module, hierarchy: Any) -> tuple[int, ...]:
-    if isinstance(module, nn.MultiheadAttention):
+    if not _transformers.is_attention(module) or not isinstance(hierarchy, (str, int, tuple)):
         return ()
-    if isinstance(hierarchy, str) and hierarchy == "grid":
+    if hierarchy == "grid":
         return (0,)
-    config = module.config
-    is_text = hasattr(config, "vocab_size")
-    ours = isinstance(hierarchy, (str, int, tuple))
-    return (0, -1) if is_text and ours and hierarchy != "star" else ()
+    return (0, -1) if hasattr(module.config, "vocab_size") and hierarchy != "star" else ()

@@ -1,5 +1,7 @@
 """How near replaced layers are to softmax attention."""
 
+import os
+
 import matplotlib
 import pytest
 import torch
@@ -23,7 +25,7 @@ def test_figures_are_those_of_the_dense_matrices():
     restored = hidden(model, inputs, mask)
     site.record = None
     (s,) = seen
-    tree, lists = site.setting.structure(s.lengths, None, s.q, s.k, "here")
+    tree, lists = site.setting.structure(s, "here")
     q, k, v = (x.detach().double() for x in (s.q, s.k, s.v))
     theta = attention_matrix(q, k, tree, lists=lists, scale=s.scale)
     logit = s.scale * torch.einsum("ihd,jhd->hij", q, k)
@@ -67,9 +69,29 @@ def test_it_prints_a_row_and_draws_a_row_for_each_layer():
     text = str(report).splitlines()
     assert [line.split()[0] for line in text] == ["layer", "0", "2"]
     assert report.rows[0].kl.isnan().all()
+    assert report.rows[0].memory != report.rows[0].memory
     ax = fidelity_report(model, [inputs]).plot()
     assert ax.images[0].get_array().shape == (2, 4)
     with pytest.raises(ValueError, match="a report of some layers"):
         fidelity_report(restore_attention(model), [inputs]).plot()
     with pytest.raises(ValueError, match="'batches' to hold at least one"):
         fidelity_report(model, [])
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no Linux")
+def test_memory_is_read_off_the_system():
+    model = replace_attention(torch.nn.MultiheadAttention(1024, 1, batch_first=True), hierarchy=16)
+    x = torch.randn(1, 512, 1024)
+
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = model
+
+        def forward(self, x):
+            return self.attention(x, x, x, need_weights=False)
+
+    (row,) = fidelity_report(Own(), [x]).rows
+    output = 4 * x.numel()
+    for memory in (row.memory, row.full_memory):
+        assert 0.9 * output < memory < 20 * output

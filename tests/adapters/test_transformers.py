@@ -279,7 +279,7 @@ def test_sinks_are_seen_one_by_one_and_see_all():
     site.record = lambda site, rows: seen.append(rows)
     model(**inputs)
     rows = seen[0]
-    _, lists = site.setting.structure(rows.lengths, None, rows.q, rows.k, "here")
+    _, lists = site.setting.structure(rows, "here")
     pairs = set(map(tuple, lists.block_ids.t().tolist()))
     for first, length in ((0, 40), (40, 23)):
         for sink in (first, first + length - 1):
@@ -392,7 +392,6 @@ def test_models_that_cannot_be_replaced_are_refused_naming_the_module():
         ({"hierarchy": (4, 6)}, "grow by whole multiples"),
         ({"hierarchy": 1}, "'hierarchy' to be at least 2"),
         ({"lists": -1.0}, "'lists' to be positive"),
-        ({"hierarchy": torch.tensor([1, 1]), "sinks": (0,)}, "with a tree of your own"),
     ],
 )
 def test_wrong_options_are_refused_and_change_nothing(options, message):
