@@ -46,47 +46,50 @@ def _sizes(call: Call) -> tuple[int, int, int, int, int]:
 def saved_like(call: Call) -> list[Tensor]:
     """Empty tensors of what :func:`forward` keeps for :func:`backward`.
 
-    U of the leaves, as v is; means of the families and their U; and S, g by node and f by family.
+    U of the leaves, as v is; and means of the families, their U and f, and S and g by node.
     """
     if call.lists is not None:
         return lists.saved_like(call)
     nodes, families, heads, means, values = _sizes(call)
-    dtype, new = accumulator(call.q.dtype), call.q.new_empty
-    return [
-        call.v.new_empty(call.v.shape),
-        new(families * heads * (means + values), dtype=dtype),
-        new((2 * nodes + families) * heads, dtype=dtype),
-    ]
+    kept = families * heads * (means + values + 1) + 2 * nodes * heads
+    return [call.v.new_empty(call.v.shape), call.q.new_empty(kept, dtype=accumulator(call.q.dtype))]
 
 
 def forward(call: Call, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Output ``[N, H, Dv]``, log evidence ``[trees, H]``, and what :func:`backward` needs."""
     if call.lists is not None:
         return lists.forward(call, save)
-    nodes, families, heads, means, values = _sizes(call)
     q, k, v = beside(call.q), beside(call.k), beside(call.v)
     dtype, tree = accumulator(q.dtype), call.tree
     walk, mass = Walk.of(tree), masses(call.mass, tree, dtype)
     given = node_values(call, dtype)
-    out, per = torch.empty(v.shape, dtype=v.dtype), families * heads
-    evidence = torch.empty(tree.num_trees, heads, dtype=dtype)
+    nodes, inner, trees = walk.head[2:5]
+    (_, heads, width), families, values = q.shape, inner + trees, v.shape[2]
+    means = 2 * width + values
+    out, per = v.new_empty(v.shape), families * heads
+    evidence = q.new_empty((trees, heads), dtype=dtype)
     saved = saved_like(call) if save else []
-    # Without backward g is kept by family, and U of leaves stands in the output.
-    inner, scalars = saved[1:] or (
-        torch.empty(per * (means + values), dtype=dtype), torch.empty(2 * per, dtype=dtype)
-    )  # fmt: skip
-    # What nobody needs afterwards: Z, W, and parts of f of large families.
-    own = torch.empty(per * (values + 1) + (walk.widest // 64 + 1) * heads, dtype=dtype)
-    size = own.element_size()
-    at_means, at_f, at_z = inner.data_ptr(), scalars.data_ptr(), own.data_ptr()
-    at_u, at_g, at_w = at_means + per * means * size, at_f + per * size, at_z + per * values * size
-    leaves = [rows(q), rows(k), rows(v), rows(out), rows(saved[0]) if save else NO_ROWS]
+    # What nobody needs afterwards: Z, W, and parts of f of large families. Without backward that is
+    # what would be saved too: g is kept by family then, and U of leaves stands in the output.
+    parts = (walk.widest // 64 + 1) * heads
+    more = 0 if save else per * (means + values + 2)
+    own = q.new_empty(per * (values + 1) + parts + more, dtype=dtype)
+    size = mass.element_size()
+    at_means = saved[1].data_ptr() if save else own.data_ptr()
+    at_u = at_means + per * means * size
+    at_z = own.data_ptr() if save else at_u + per * values * size
+    at_w = at_z + per * values * size
+    at_parts = at_w + per * size
+    at_f = at_u + per * values * size if save else at_parts + parts * size
+    at_g = at_f + per * size
     packed = pack(
-        call, walk, mass, given, leaves + [NO_ROWS] * 4, NOTHING,
+        call, walk, mass, given,
+        [rows(q), rows(k), rows(v), rows(out), rows(saved[0]) if save else NO_ROWS, *[NO_ROWS] * 4],
+        NOTHING,
         (
             evidence.data_ptr(), 0,
             at_means, at_u, at_z, at_f, at_g, at_w, at_g + nodes * heads * size,
-            0, 0, 0, 0, 0, at_w + per * size,
+            0, 0, 0, 0, 0, at_parts,
         ),
         save,
     )  # fmt: skip
@@ -108,19 +111,21 @@ def backward(
     grad = v.new_zeros(v.shape) if grad is None else beside(grad)
     if grad_evidence is not None:
         grad_evidence = grad_evidence.to(dtype).contiguous()
-    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
+    dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
     learned = [None if x is None else torch.zeros_like(x) for x in given]
 
-    leaf, inner, scalars = saved
+    leaf, kept = saved
     # Sums of gradients by family, gradients of means, W and f by family, and two scalars by node;
     # gradients of keys and values of one large family for each head and thread.
     per = families * heads
     width = q.shape[2] + (0 if given[0] is None else given[0].shape[2]) + values + 32  # padded
     threads = walk.threads(heads, means)
     parts = -(-threads // heads) * heads * (walk.widest + 8) * width if walk.tops else 0
-    own = torch.empty(per * (values + means + 2) + 2 * nodes * heads + parts, dtype=dtype)
+    own = q.new_empty(per * (values + means + 2) + 2 * nodes * heads + parts, dtype=dtype)
     size = own.element_size()
-    at_means, at_f, at_sums = inner.data_ptr(), scalars.data_ptr(), own.data_ptr()
+    at_means, at_sums = kept.data_ptr(), own.data_ptr()
+    at_u = at_means + per * means * size
+    at_f = at_u + per * values * size
     at_g, at_z = at_f + per * size, at_sums + per * values * size
     at_w = at_z + per * means * size
     at_df = at_w + per * size
@@ -131,7 +136,7 @@ def backward(
         [rows(q), rows(k), rows(v), NO_ROWS, *map(rows, (leaf, grad, dq, dk, dv))], learned,
         (
             0, address(grad_evidence),
-            at_means, at_means + per * means * size, 0, at_f, at_g, at_w,
+            at_means, at_u, 0, at_f, at_g, at_w,
             at_g + nodes * heads * size, at_sums, at_dw, at_df, at_z, at_mu,
             at_mu + nodes * heads * size,
         ),

@@ -18,6 +18,7 @@ namespace SIMD {
 
 constexpr int SMALL = 8;   // members of a family whose products are taken row by row
 constexpr int LOT = TILE;  // lanes of such families: members of several heads
+constexpr int NEAR = 1 << 16;  // numbers that stay in the cache of a thread
 constexpr int MANY = 512;  // a family above the tasks with so many members is cut for the threads
 constexpr double LOG2E = 1.4426950408889634074;
 
@@ -806,36 +807,56 @@ template <class A> struct Attention {
     }
     // With `rest`, those alone whose trees go on above the tasks.
     template <class Each> void below(Team& team, bool upwards, const Each& each, bool rest = false) const {
+        ranges(team, [&](int p0, int p1, int h0, int h1) {
+            for (int p = 0; p < p1 - p0 && !(rest && walk.tree[p1 - 1 - p] >= 0); p++) each(upwards ? p0 + p : p1 - 1 - p, h0, h1);
+        });
+    }
+    template <class Each> void ranges(Team& team, const Each& each) const {
         // Few tasks are shared by heads too.
         const int cut = c.tasks >= 2 * team.size ? 1 : std::min(H, team.size);
         for (int64_t n; (n = team.next()) < (int64_t)c.tasks * cut;) {
             const int task = (int)(n / cut), part = (int)(n % cut), h0 = H * part / cut, h1 = H * (part + 1) / cut;
-            const int p0 = walk.tasks[2 * task], p1 = walk.tasks[2 * task + 1];
-            for (int p = 0; p < p1 - p0 && !(rest && walk.tree[p1 - 1 - p] >= 0); p++)
-                each(upwards ? p0 + p : p1 - 1 - p, h0, h1);
+            each(walk.tasks[2 * task], walk.tasks[2 * task + 1], h0, h1);
         }
     }
 
-    // Up through the tasks; trees that end there are gone down at once, while they are in the cache.
-    template <class Up, class Down> void tasks(Team& team, const Up& climb, const Down& descend) const {
-        below(team, true, [&](int p, int h0, int h1) {
-            climb(p, h0, h1);
-            if (walk.tree[p] < 0) return;
-            do descend(p, h0, h1);
-            while (--p >= 0 && walk.tree[p] < 0);
+    // Up through the tasks. Trees that end there are gone down at once, while they are in the cache: small ones have
+    // what nobody needs afterwards in memory of the thread, `numbers` for each family and head, set up by `move`.
+    template <class Move, class Up, class Down>
+    void tasks(Team& team, int numbers, const Move& move, const Up& climb, const Down& descend) const {
+        static thread_local std::vector<A> memory;
+        if (memory.empty()) memory.resize(NEAR);
+        Attention own = *this;
+        ranges(team, [&](int p0, int p1, int h0, int h1) {
+            for (int p = p0, end; p < p1; p = end) {
+                for (end = p; end < p1 && walk.tree[end] < 0;) end++;
+                const bool whole = end < p1, small = whole && (end - p + 1) * (int64_t)H * numbers <= NEAR;
+                end += whole;
+                A* at = memory.data();
+                // So many numbers for each family and head, the tree's first one first.
+                auto next = [&](A*& x, int count) { x = at - (int64_t)p * H * count, at += (int64_t)(end - p) * H * count; };
+                if (small) move(own, next);
+                const Attention& a = small ? own : *this;
+                for (int i = p; i < end; i++) climb(a, i, h0, h1);
+                for (int i = end; whole && i-- > p;) descend(a, i, h0, h1);
+            }
         });
     }
 
     void forward(Team& team, int member) const {
         const Scratch<A> w(TILE, EP, VP);
-        auto climb = [&](int p, int h0, int h1) { up(p, h0, h1, w); };
-        auto descend = [&](int p, int h0, int h1) {
-            for (int h = h0; h < h1; h++) begin_down(family(p), h);
-            down(p, h0, h1, 0, walk.size[p]);
+        auto climb = [&](const Attention& a, int p, int h0, int h1) { a.up(p, h0, h1, w); };
+        auto descend = [&](const Attention& a, int p, int h0, int h1) {
+            for (int h = h0; h < h1; h++) a.begin_down(family(p), h);
+            a.down(p, h0, h1, 0, walk.size[p]);
         };
-        tasks(team, climb, descend);
+        auto with = [&](const auto& each) { return [&](int p, int h0, int h1) { each(*this, p, h0, h1); }; };
+        tasks(team, width + 2 * V + 4, [&](Attention& a, const auto& next) {
+            next(a.Z, V), next(a.W, 1);
+            if (!c.save) next(a.means, width), next(a.U, V), next(a.f, 1), next(a.g, 1);
+        }, climb, descend);
         team.wait();
-        above(team, member, true, climb, [&](int p) {
+        above(team, member, true, with(climb), [&](int p) {
             const Family m = family(p);
             const int tiles = (m.size + TILE - 1) / TILE;
             for (int h = member; h < H; h += team.size) sums(m, h, w);
@@ -852,7 +873,7 @@ template <class A> struct Attention {
             }
         });
         team.wait();
-        above(team, member, false, descend, [&](int p) {
+        above(team, member, false, with(descend), [&](int p) {
             for (int h = member; h < H; h += team.size) begin_down(family(p), h);
             team.wait();
             const int64_t size = walk.size[p];
@@ -860,21 +881,24 @@ template <class A> struct Attention {
             down(p, 0, H, j0, j1);
         });
         team.wait();
-        below(team, false, descend, true);
+        below(team, false, with(descend), true);
     }
 
     void backward(Team& team, int member) const {
         const Scratch<A> w(TILE, EP, VP);
         std::vector<A> memory;
-        auto climb = [&](int p, int h0, int h1) { up_back(p, h0, h1, w); };
-        auto descend = [&](int p, int h0, int h1) { down_back(p, h0, h1, w, memory); };
-        tasks(team, climb, descend);
+        auto climb = [&](const Attention& a, int p, int h0, int h1) { a.up_back(p, h0, h1, w); };
+        auto descend = [&](const Attention& a, int p, int h0, int h1) { a.down_back(p, h0, h1, w, memory); };
+        auto with = [&](const auto& each) { return [&](int p, int h0, int h1) { each(*this, p, h0, h1); }; };
+        tasks(team, width + V + 2, [&](Attention& a, const auto& next) {
+            next(a.G, V), next(a.z, width), next(a.W, 1), next(a.df, 1);
+        }, climb, descend);
         team.wait();
-        above(team, member, true, climb, [&](int p) {
+        above(team, member, true, with(climb), [&](int p) {
             for (int h = member; h < H; h += team.size) up_back(p, h, w);
         });
         team.wait();
-        above(team, member, false, descend, [&](int p) {
+        above(team, member, false, with(descend), [&](int p) {
             // Members share a head where there are more of them; each part sums up gradients of its own.
             const Family m = family(p);
             const int parts = (team.size + H - 1) / H, tiles = (m.size + TILE - 1) / TILE;
@@ -897,7 +921,7 @@ template <class A> struct Attention {
             }
         });
         team.wait();
-        below(team, false, descend, true);
+        below(team, false, with(descend), true);
     }
 };
 
