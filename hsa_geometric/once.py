@@ -29,6 +29,18 @@ def found_by(key: int, device: torch.device) -> Found:
 @contextmanager
 def plainly() -> Iterator[None]:
     """Tensors made here are plain ones, whatever PyTorch is doing around it."""
+    if not (
+        torch._C._functorch.peek_interpreter_stack()
+        or torch._C._len_torch_dispatch_stack()
+        or torch.is_inference_mode_enabled()
+    ):  # mostly nothing
+        before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+        try:
+            yield
+        finally:
+            torch._C._set_grad_enabled(before)
+        return
     outside = temporarily_clear_interpreter_stack(), unset_fake_temporarily()
     with outside[0], outside[1], torch.inference_mode(False), torch.no_grad():
         yield
@@ -57,15 +69,16 @@ class Once:
         """
         if torch.compiler.is_compiling():
             return make()
-        if name not in self._found:
+        found = self._found
+        if name not in found:
             with plainly():
-                self._found.setdefault(name, make())
-        return self._found[name]
+                found.setdefault(name, make())
+        return found[name]
 
     @cached_property
-    @plainly()
     def _found(self) -> Found:
-        return found_by(int(self.key), self.device)
+        with plainly():
+            return found_by(int(self.key), self.device)
 
     def __post_init__(self) -> None:
         if not torch.compiler.is_compiling() and type(self.key) is Tensor:

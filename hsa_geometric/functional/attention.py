@@ -199,9 +199,11 @@ def checked_call(
     dtype = accumulator(q.dtype) if isinstance(q, Tensor) else torch.float32
     if lists is None:
         list_checks.check_alone(key_tree, key_mass)
-        tree = other = checks.as_tree(tree, q, sharded=sharded)
-        checks.check_queries(q, k, tree)
-        checks.check_values(v, q)
+        if not checks.fit(q, k, v, tree):
+            tree = checks.as_tree(tree, q, sharded=sharded)
+            checks.check_queries(q, k, tree)
+            checks.check_values(v, q)
+        other = tree
     else:
         lists = list_checks.as_lists(lists, tree, key_tree, q, k)
         tree, other = lists.query_tree, lists.key_tree

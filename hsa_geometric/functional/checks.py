@@ -87,6 +87,24 @@ def check_device(x: Tensor, name: str, tree: TreeIndex) -> None:
         )
 
 
+def fit(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex | Tensor) -> bool:
+    """Whether these are what they mostly are, which is soon seen: all checks would pass."""
+    if torch.compiler.is_compiling() or type(tree) is not TreeIndex:
+        return False
+    if not (type(q) is type(k) is type(v) is Tensor):
+        return False
+    shape, device, dtype = q.shape, q.device, q.dtype
+    return (
+        len(shape) == 3
+        and k.shape == v.shape == shape
+        and shape[0] == tree.num_leaves
+        and 0 not in shape[1:]
+        and dtype.is_floating_point
+        and k.dtype == v.dtype == dtype
+        and k.device == v.device == tree.device == device
+    )
+
+
 def check_queries(q: Tensor, k: Tensor, tree: TreeIndex) -> None:
     """``q`` and ``k`` of one shape ``[N, H, D]``."""
     check_tensor(q, "q", 3)

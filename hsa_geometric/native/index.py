@@ -17,9 +17,9 @@ def index(parent: Tensor) -> list[Tensor] | None:
     lib, nodes = library(), parent.shape[0]
     if lib is None or nodes >= 2**31:
         return None
-    order, position, up, count = (torch.empty_like(parent) for _ in range(4))
+    order, position, up, count = [torch.empty_like(parent) for _ in range(4)]
     # How long the others are is known in the end.
-    room = torch.empty(4 * nodes + 5, dtype=torch.long)
+    room = parent.new_empty(4 * nodes + 5)
     at = room.data_ptr()
     reached = lib.hsa_index(
         parent.data_ptr(), nodes, order.data_ptr(), position.data_ptr(), up.data_ptr(),
@@ -30,7 +30,7 @@ def index(parent: Tensor) -> list[Tensor] | None:
         return None
     trees, leaves, inner, depth = room[-4:].tolist()
     parts = ((0, depth), (nodes, leaves), (2 * nodes, inner), (3 * nodes, inner + 1))
-    starts, leaf, family_parent, family_ptr = (room[at : at + n].clone() for at, n in parts)
+    starts, leaf, family_parent, family_ptr = [room.narrow(0, *part).clone() for part in parts]
     return [
         order, position, up, torch.arange(trees), starts, leaf, count, family_parent, family_ptr,
     ]  # fmt: skip

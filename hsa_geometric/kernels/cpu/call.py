@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from struct import Struct
 from typing import Any
 
@@ -18,7 +19,8 @@ DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 
 NUM_SIZES, NUM_ROWS, NUM_ADDRESSES = 14, 9, 35
 PACKED = Struct(f"={NUM_SIZES + 3 * NUM_ROWS + NUM_ADDRESSES}q2d24x")
 NO_ROWS = (0, 0, 0)
-BOTH = (0, 0, 0, 0)  # ways, of trees that hang below no others
+Half = tuple[int, int, int, int]
+BOTH: Half = (0, 0, 0, 0)  # ways, of trees that hang below no others
 NOTHING: list[Tensor | None] = [None] * 4
 
 
@@ -45,6 +47,8 @@ def address(x: Tensor | None) -> int:
 def node_values(call: Call, dtype: torch.dtype) -> list[Tensor | None]:
     """pos_q, pos_k, temperature and bias as the kernel reads them."""
     given = (call.pos_q, call.pos_k, call.temperature, call.bias)
+    if given == (None,) * 4:
+        return NOTHING
     return [None if x is None else x.detach().to(dtype).contiguous() for x in given]
 
 
@@ -65,20 +69,18 @@ def pack(
     addresses: tuple[int, ...],
     save: bool,
     threads: int | None = None,
-    half: tuple[int, int, int, int] = BOTH,
+    half: Half = BOTH,
 ) -> bytes:
     """What the kernel is given; the order of everything here is that of ``call.h``."""
-    tree, (_, heads, width), values = call.tree, call.q.shape, call.v.shape[2]
+    (_, heads, width), values = call.q.shape, call.v.shape[2]
     weight, dropout = mass.data_ptr(), call.dropout_p
     if threads is None:
         threads = walk.threads(heads, 2 * width + values)
     return PACKED.pack(
-        walk.packed.data_ptr(), tree.order.data_ptr(), tree.num_nodes,
-        tree.num_nodes - tree.num_leaves, tree.num_trees, walk.families, walk.tasks, walk.tops,
-        walk.widest, walk.cost, heads, width, values, 0 if given[0] is None else given[0].shape[2],
-        *(number for x in leaves for number in x),
+        *walk.head, heads, width, values, 0 if given[0] is None else given[0].shape[2],
+        *chain.from_iterable(leaves),
         *map(address, given), *map(address, learned),
-        weight, weight + mass.stride(0) * mass.element_size(),
+        weight, weight + mass.nbytes // 2,
         *addresses, *half,
         call.mass is not None, call.self_loop, save,
         int(call.seed) if call.seed is not None and dropout > 0 else 0,

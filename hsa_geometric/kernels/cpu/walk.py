@@ -19,6 +19,8 @@ class Walk(NamedTuple):
 
     Attributes:
         packed: the tensors of ``native/src/tree.h``, one after another.
+        order: node id at each position.
+        head: the first arguments of a call, which are the same in each.
         families: number of families, where a root that is a leaf counts as one.
         tasks: ranges of families that need no others.
         tops: families above them.
@@ -27,6 +29,8 @@ class Walk(NamedTuple):
     """
 
     packed: Tensor
+    order: Tensor
+    head: tuple[int, ...]
     families: int
     tasks: int
     tops: int
@@ -47,19 +51,21 @@ class Walk(NamedTuple):
                 f"backend='scatter' has no such limit)"
             )
         inner = nodes - leaves
-        packed = torch.empty(6 * (inner + trees) + nodes, dtype=torch.int32)
-        sizes = torch.empty(5, dtype=torch.long)
+        packed = tree.up.new_empty(6 * (inner + trees) + nodes, dtype=torch.int32)
+        sizes = tree.up.new_empty(5)  # see tree.cpp
         given = (tree.family_parent, tree.family_ptr, tree.leaf)
         kernel().hsa_walk(
             *(x.data_ptr() for x in given), nodes, leaves, inner, trees,
             packed.data_ptr(), sizes.data_ptr(),
         )  # fmt: skip
-        return cls(packed, *sizes.tolist())
+        numbers = sizes.tolist()
+        addresses = packed.data_ptr(), tree.order.data_ptr()
+        return cls(packed, tree.order, (*addresses, nodes, inner, trees, *numbers), *numbers)
 
     def threads(self, heads: int, channels: int) -> int:
         """How many threads pay."""
         worth = self.cost * heads * channels // (32 * WORTH_A_THREAD)
-        return max(1, min(torch.get_num_threads(), worth))
+        return 1 if worth <= 1 else min(torch.get_num_threads(), worth)
 
 
 def masses(mass: Tensor | None, tree: TreeIndex, dtype: torch.dtype) -> Tensor:
@@ -71,10 +77,10 @@ def masses(mass: Tensor | None, tree: TreeIndex, dtype: torch.dtype) -> Tensor:
 
 def _masses(mass: Tensor | None, tree: TreeIndex, dtype: torch.dtype) -> Tensor:
     given = None if mass is None else mass.detach().to(torch.float64).contiguous()
-    result = torch.empty(2, tree.num_nodes, dtype=dtype)
+    result = tree.up.new_empty((2, tree.num_nodes), dtype=dtype)
     kernel().hsa_masses(
         None if given is None else given.data_ptr(), tree.leaf.data_ptr(), tree.up.data_ptr(),
         tree.count.data_ptr(), tree.num_nodes, tree.num_leaves, tree.num_trees,
-        result[0].data_ptr(), result[1].data_ptr(), dtype == torch.float64,
+        result.data_ptr(), result.data_ptr() + result.nbytes // 2, dtype == torch.float64,
     )  # fmt: skip
     return result

@@ -16,6 +16,9 @@
 
 namespace SIMD {
 
+constexpr int SMALL = 8;   // members of a family whose products are taken row by row
+constexpr int LOT = TILE;  // lanes of such families: members of several heads
+constexpr int NEAR = 1 << 16;  // numbers that stay in the cache of a thread
 constexpr int MANY = 512;  // a family above the tasks with so many members is cut for the threads
 constexpr double LOG2E = 1.4426950408889634074;
 
@@ -127,40 +130,22 @@ template <class A> struct Attention {
         return c.dropout > 0 && !philox_keeps(c.seed, -1, m.first + j, h, c.dropout) ? A(0) : c.dropout > 0 ? kept : A(1);
     }
 
-    // Heads that share the vectors of a tile: `count` from `first`, the queries of each in `group` lanes and its rows
-    // `apart` from those of the one before.
-    struct Heads {
-        int first, count, group, ld, apart;
-        Heads(int first, int end, int b) : first(first), group(lanes<A>(std::min(b, TILE))) {
-            count = group < LANES<A> ? std::min(end - first, LANES<A> / group) : 1;
-            ld = padded<A>(group * count);
-            apart = group + 8;
-        }
-    };
-
-    // Logits of a tile; those of members with themselves become `own` and -inf.
-    void logits(const Family& m, const Heads& hs, const Scratch<A>& w, int i0, int i1, int j0, int j1, A* own) const {
-        const A* lm = log_mass(m);
-        for (int n = 0; n < hs.count; n++)
-            head_dots(w.s + n * hs.group, w.qt + n * hs.group, Even<A>{w.k + n * hs.apart * EP, EP}, hs.ld, hs.group, j1 - j0, E);
-        const A by = scaled() ? A(1) : scale;
+    // Logits of a tile of ld queries; those of members with themselves become `own` and -inf.
+    void logits(const Family& m, int ld, const Scratch<A>& w, int i0, int i1, int j0, int j1, A* own) const {
+        const A *lm = log_mass(m), by = scaled() ? A(1) : scale;
+        all_dots(w.s, w.qt, Even<A>{w.k, EP}, ld, j1 - j0, E);
         for (int j = j0; j < j1; j++) {
-            A* s = w.s + (j - j0) * hs.ld;
-            for (int i = 0; i < hs.ld; i += LANES<A>) store(s + i, load(s + i) * by + lm[j]);
-            if (j >= i0 && j < i1)
-                for (int n = 0; n < hs.count; n++) {
-                    A& self = s[n * hs.group + j - i0];
-                    if (own) own[n * hs.group + j - i0] = self;
-                    self = -INF<A>;
-                }
+            A* s = w.s + (j - j0) * ld;
+            for (int i = 0; i < ld; i += LANES<A>) store(s + i, load(s + i) * by + lm[j]);
+            if (j < i0 || j >= i1) continue;
+            if (own) own[j - i0] = s[j - i0];
+            s[j - i0] = -INF<A>;
         }
     }
-    void masks(const Family& m, const Heads& hs, int i0, int i1, int j0, int j1, A* drop) const {
-        for (int n = 0; n < hs.count; n++)
-            for (int j = j0; j < j1; j++)
-                for (int i = i0; i < i1; i++)
-                    drop[(j - j0) * hs.ld + n * hs.group + i - i0] =
-                        philox_keeps(c.seed, j, m.first + i, hs.first + n, c.dropout) ? kept : A(0);
+    void masks(const Family& m, int h, int ld, int i0, int i1, int j0, int j1, A* drop) const {
+        for (int j = j0; j < j1; j++)
+            for (int i = i0; i < i1; i++)
+                drop[(j - j0) * ld + i - i0] = philox_keeps(c.seed, j, m.first + i, h, c.dropout) ? kept : A(0);
     }
 
     // --- forward -----------------------------------------------------------------------------------
@@ -177,31 +162,22 @@ template <class A> struct Attention {
         }
     }
 
-    // Queries i0 ... i1 of a family meet all keys; `part` [heads] is their part of the family's f. With `whole` these
-    // are all members, and their means are taken on the way.
-    void meet(const Family& m, const Heads& hs, int i0, int i1, const Scratch<A>& w, bool whole, A* part) const {
-        const int L = LANES<A>, n = i1 - i0, ld = hs.ld, b = m.size;
+    // Queries i0 ... i1 of a family meet all keys; returned is their part of the family's f. With `whole` these are
+    // all members, and their means are taken on the way.
+    A meet(const Family& m, int h, int i0, int i1, const Scratch<A>& w, bool whole) const {
+        const int L = LANES<A>, n = i1 - i0, ld = padded<A>(n), b = m.size;
         A *own = w.lane, *top = own + TILE, *total = top + TILE, *inside = total + TILE, *keep = inside + TILE, *fix = keep + TILE;
-        auto fetch = [&](int j0, int j1) {
-            for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
-                A* sum = whole ? mean(m.p, h) : nullptr;
-                keys(m, h, j0, j1, w.k + a * hs.apart * EP, whole ? sum + D : nullptr);
-                values(m, h, j0, j1, w.v + a * hs.apart * VP, whole ? sum + 2 * D : nullptr);
-            }
-        };
-        for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
-            A *sum = whole ? mean(m.p, h) : nullptr, *q = w.q + a * hs.apart * EP;
-            if (whole) std::fill(sum, sum + width, A(0));
-            queries(m, h, i0, i1, q, sum);
-            transpose(w.qt + a * hs.group, ld, q, EP, n, E);
-        }
+        A* sum = whole ? mean(m.p, h) : nullptr;
+        if (whole) std::fill(sum, sum + width, A(0));
+        queries(m, h, i0, i1, w.q, sum);
+        transpose(w.qt, ld, w.q, EP, n, E);
         for (int i = 0; i < ld; i += L) store(top + i, splat(-INF<A>)), store(total + i, vec<A>{});
         for (int j0 = 0; j0 < b; j0 += TILE) {
             const int j1 = std::min(b, j0 + TILE);
-            fetch(j0, j1);
-            logits(m, hs, w, i0, i1, j0, j1, own);
-            if (b == 1) break;
-            if (c.dropout > 0) masks(m, hs, i0, i1, j0, j1, w.drop);
+            keys(m, h, j0, j1, w.k, whole ? sum + D : nullptr);
+            values(m, h, j0, j1, w.v, whole ? sum + 2 * D : nullptr);
+            logits(m, ld, w, i0, i1, j0, j1, own);
+            if (c.dropout > 0) masks(m, h, ld, i0, i1, j0, j1, w.drop);
             for (int i = 0; i < ld; i += L) {
                 const vec<A> before = load(top + i);
                 vec<A> high = before, l{};
@@ -224,18 +200,15 @@ template <class A> struct Attention {
             if (j0)
                 for (int i = 0; i < n; i++)
                     for (int d = 0; d < VP; d += L) store(w.acc + i * VP + d, load(w.acc + i * VP + d) * fix[i]);
-            for (int a = 0; a < hs.count; a++)
-                all_combine(Even<A>{w.acc + a * hs.apart * VP, VP}, n, w.s + a * hs.group, 1, ld, j1 - j0, Even<A>{w.v + a * hs.apart * VP, VP}, VP, j0 > 0);
+            all_combine(Even<A>{w.acc, VP}, n, w.s, 1, ld, j1 - j0, Even<A>{w.v, VP}, VP, j0 > 0);
         }
         // In each lane: S, f, g = sigmoid(f - S) and Z = logaddexp(f, S).
-        for (int a = 0, h = hs.first; a < hs.count; a++, h++)
-            for (int i = 0; i < n; i++) {
-                const int32_t s = m.source[i0 + i];
-                const int at = a * hs.group + i;
-                inside[at] = s < 0 ? *inner(f, -1 - s, h, 1) : c.self_loop && seen(m, i0 + i) ? own[at] : -INF<A>;
-                if (c.bias) keep[at] = bias(m, i0 + i, h) * (A)LOG2E;
-            }
-        A *outer = fix, *both = own;
+        for (int i = 0; i < n; i++) {
+            const int32_t s = m.source[i0 + i];
+            inside[i] = s < 0 ? *inner(f, -1 - s, h, 1) : c.self_loop && seen(m, i0 + i) ? own[i] : -INF<A>;
+            if (c.bias) keep[i] = bias(m, i0 + i, h) * (A)LOG2E;
+        }
+        A *outer = fix, *both = own, part = 0;
         for (int i = 0; i < ld; i += L) {
             const vec<A> l = load(total + i), in = load(inside + i);
             vec<A> sib = load(top + i) + log2<A>(l);  // -inf where l is 0
@@ -251,34 +224,29 @@ template <class A> struct Attention {
             store(total + i, sib);
         }
         const A* share = weight(m) + i0;
-        for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
-            const int at = a * hs.group;
-            if (c.save) {
-                std::copy(total + at, total + at + n, S + index(m, H, h) + i0);
-                std::copy(keep + at, keep + at + n, g + index(m, H, h) + i0);
-            }
-            part[a] = 0;
-            for (int i = 0; i < n; i++) {
-                if (share[i] != 0) part[a] += share[i] * both[at + i];
-                // U = (1 - g) M, and g v at a leaf
-                const int32_t s = m.source[i0 + i];
-                const A by = outer[at + i];
-                A* M = w.acc + (a * hs.apart + i) * VP;
-                if (s < 0) {
-                    A* to = inner(U, -1 - s, h, V);
-                    weigh(to, M, by, M, A(0));
-                    if (!c.save) *inner(g, -1 - s, h, 1) = keep[at + i];
-                    continue;
-                }
-                const A own_part = keep[at + i] * own_mask(m, i0 + i, h);
-                const A* v = w.v + (a * hs.apart + i0 + i) * VP;  // there, where all keys are one tile
-                if (b > TILE && own_part != 0) v = leaf(w.dq, c.v, s, h, V);
-                const Rows& to = c.save ? c.U_leaf : c.out;
-                A* direct = (A*)out_row(to, s, h, V);
-                weigh(same(to.dtype) ? direct : M, M, by, v, own_part);
-                if (!same(to.dtype)) write(out_row(to, s, h, V), M, to.dtype, V);
-            }
+        if (c.save) {
+            std::copy(total, total + n, S + index(m, H, h) + i0);
+            std::copy(keep, keep + n, g + index(m, H, h) + i0);
         }
+        for (int i = 0; i < n; i++) {
+            if (share[i] != 0) part += share[i] * both[i];
+            // U = (1 - g) M, and g v at a leaf
+            const int32_t s = m.source[i0 + i];
+            A* M = w.acc + i * VP;
+            if (s < 0) {
+                weigh(inner(U, -1 - s, h, V), M, outer[i], M, A(0));
+                if (!c.save) *inner(g, -1 - s, h, 1) = keep[i];
+                continue;
+            }
+            const A own_part = keep[i] * own_mask(m, i0 + i, h);
+            const A* v = w.v + (i0 + i) * VP;  // there, where all keys are one tile
+            if (b > TILE && own_part != 0) v = leaf(w.dq, c.v, s, h, V);
+            const Rows& to = c.save ? c.U_leaf : c.out;
+            A* direct = (A*)out_row(to, s, h, V);
+            weigh(same(to.dtype) ? direct : M, M, outer[i], v, own_part);
+            if (!same(to.dtype)) write(out_row(to, s, h, V), M, to.dtype, V);
+        }
+        return part;
     }
     // y = a x + b z, where a factor of 0 hides what may not be there.
     void weigh(A* y, const A* x, A a, const A* z_, A b) const {
@@ -302,17 +270,18 @@ template <class A> struct Attention {
 
     void up(int p, int h0, int h1, const Scratch<A>& w) const {
         const Family m = family(p);
+        if (m.size <= SMALL) return in_lots(m, h0, h1, [&](int h, int end) { small_up(m, h, end, w); });
         const bool whole = m.size <= TILE;
-        for (int h = h0; h < h1;) {
-            const Heads hs(h, h1, m.size);
-            A part[LANES<A>], sum[LANES<A>] = {};
+        for (int h = h0; h < h1; h++) {
+            A sum = 0;
             if (!whole) sums(m, h, w);
-            for (int i = 0; i < m.size; i += TILE) {
-                meet(m, hs, i, std::min(m.size, i + TILE), w, whole, part);
-                for (int a = 0; a < hs.count; a++) sum[a] += part[a];
-            }
-            for (int a = 0; a < hs.count; a++) finish_up(m, h++, sum[a]);
+            for (int i = 0; i < m.size; i += TILE) sum += meet(m, h, i, std::min(m.size, i + TILE), w, whole);
+            finish_up(m, h, sum);
         }
+    }
+    // Calls each(first head, end) for as many heads at a time as have their members in a lot of lanes.
+    template <class Each> static void in_lots(const Family& m, int h0, int h1, const Each& each) {
+        for (int h = h0, step = LOT / m.size; h < h1; h += step) each(h, std::min(h1, h + step));
     }
 
     // W and Z of the top of a tree.
@@ -332,30 +301,32 @@ template <class A> struct Attention {
         else std::fill(to, to + n, A(0));
     }
 
-    void down(int p, int h, int j0, int j1) const {
+    void down(int p, int h0, int h1, int j0, int j1) const {
         const Family m = family(p);
-        const A *z_ = inner(Z, p, h, V), by = *inner(W, p, h, 1), *keep = g + index(m, H, h);
         const int whole = V / LANES<A> * LANES<A>;
         const bool plain = same(c.out.dtype);
+        const Rows& leaves = c.save ? c.U_leaf : c.out;
         A line[256];
         for (int j = j0; j < j1; j++) {
             const int32_t s = m.source[j];
-            if (s >= 0 && !plain) {
-                const Rows& u = c.save ? c.U_leaf : c.out;
-                for (int d = 0; d < V; d += 256) {
-                    const int n = std::min(256, V - d), size = size_of(u.dtype);
-                    read(line, row(u, s, h, V) + d * size, u.dtype, n);
-                    for (int e = 0; e < n; e++) line[e] = z_[d + e] + by * line[e];
-                    write(out_row(c.out, s, h, V) + d * size, line, u.dtype, n);
+            for (int h = h0; h < h1; h++) {
+                const A *z_ = inner(Z, p, h, V), by = *inner(W, p, h, 1);
+                if (s >= 0 && !plain) {
+                    for (int d = 0; d < V; d += 256) {
+                        const int n = std::min(256, V - d), size = size_of(leaves.dtype);
+                        read(line, row(leaves, s, h, V) + d * size, leaves.dtype, n);
+                        for (int e = 0; e < n; e++) line[e] = z_[d + e] + by * line[e];
+                        write(out_row(c.out, s, h, V) + d * size, line, leaves.dtype, n);
+                    }
+                    continue;
                 }
-                continue;
+                const A* u = s < 0 ? inner(U, -1 - s, h, V) : (const A*)row(leaves, s, h, V);
+                A* to = s < 0 ? inner(Z, -1 - s, h, V) : (A*)out_row(c.out, s, h, V);
+                int d = 0;
+                for (; d < whole; d += LANES<A>) store(to + d, load(z_ + d) + load(u + d) * by);
+                for (; d < V; d++) to[d] = z_[d] + by * u[d];
+                if (s < 0) *inner(W, -1 - s, h, 1) = by * (c.save ? g[index(m, H, h) + j] : *inner(g, -1 - s, h, 1));
             }
-            const A* u = s < 0 ? inner(U, -1 - s, h, V) : (const A*)row(c.save ? c.U_leaf : c.out, s, h, V);
-            A* to = s < 0 ? inner(Z, -1 - s, h, V) : (A*)out_row(c.out, s, h, V);
-            int d = 0;
-            for (; d < whole; d += LANES<A>) store(to + d, load(z_ + d) + load(u + d) * by);
-            for (; d < V; d++) to[d] = z_[d] + by * u[d];
-            if (s < 0) *inner(W, -1 - s, h, 1) = by * (c.save ? keep[j] : *inner(g, -1 - s, h, 1));
         }
     }
 
@@ -412,49 +383,42 @@ template <class A> struct Attention {
     }
 
     // Queries i0 ... i1 of a family meet all keys again. The gradients of keys and values go to dk and dv of all
-    // members (`dk`, `dv` of a head `next` numbers behind those of the one before), which they share with other
-    // queries; those of queries are finished here.
-    void meet_back(const Family& m, const Heads& hs, int i0, int i1, const Scratch<A>& w, A* dk, A* dv, int64_t next, bool first) const {
-        const int L = LANES<A>, n = i1 - i0, ld = hs.ld, b = m.size;
+    // members, which they share with other queries; those of queries are finished here.
+    void meet_back(const Family& m, int h, int i0, int i1, const Scratch<A>& w, A* dk, A* dv, bool first) const {
+        const int L = LANES<A>, n = i1 - i0, ld = padded<A>(n), b = m.size;
         A *share = w.lane, *less = share + TILE, *S_ = less + TILE, *dfs = S_ + TILE, *dS = dfs + TILE;
         const A* wt = weight(m);
         for (int i = 0; i < ld; i += L) store(share + i, vec<A>{}), store(less + i, vec<A>{}), store(S_ + i, splat(INF<A>));
-        for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
-            const A by = *inner(W, m.p, h, 1), dF = *inner(df, m.p, h, 1);
-            const int64_t at = index(m, H, h) + i0;
-            for (int i = 0, l = a * hs.group; i < n; i++, l++) {
-                const A keep = g[at + i], mu_ = mu[at + i], sib = S[at + i];
-                const A gate = by * keep * ((1 - keep) * dW[at + i] - mu_), f_i = dF * wt[i0 + i];
-                dfs[l] = gate + f_i * keep;
-                dS[l] = f_i * (1 - keep) - gate;
-                share[l] = by * (1 - keep);
-                less[l] = dS[l] - by * mu_;
-                S_[l] = sib == -INF<A> ? INF<A> : sib - bias(m, i0 + i, h) * (A)LOG2E;
-            }
-            A *q = w.q + a * hs.apart * EP, *G_ = w.g + a * hs.apart * VP;
-            queries(m, h, i0, i1, q, nullptr);
-            transpose(w.qt + a * hs.group, ld, q, EP, n, E);
-            for (int i = 0; i < n; i++) {
-                const int32_t s = m.source[i0 + i];
-                A* to = G_ + i * VP;
-                const A* from = s < 0 ? inner(G, -1 - s, h, V) : leaf(to, c.grad, s, h, V);
-                int d = 0;
-                for (; d + L <= V; d += L) store(to + d, load(from + d));
-                for (; d < V; d++) to[d] = from[d];
-                for (; d < VP; d++) to[d] = 0;
-            }
-            transpose(w.gt + a * hs.group, ld, G_, VP, n, V);
+        const A by = *inner(W, m.p, h, 1), dF = *inner(df, m.p, h, 1);
+        const int64_t at = index(m, H, h) + i0;
+        for (int i = 0; i < n; i++) {
+            const A keep = g[at + i], mu_ = mu[at + i], sib = S[at + i];
+            const A gate = by * keep * ((1 - keep) * dW[at + i] - mu_), f_i = dF * wt[i0 + i];
+            dfs[i] = gate + f_i * keep;
+            dS[i] = f_i * (1 - keep) - gate;
+            share[i] = by * (1 - keep);
+            less[i] = dS[i] - by * mu_;
+            S_[i] = sib == -INF<A> ? INF<A> : sib - bias(m, i0 + i, h) * (A)LOG2E;
         }
+        queries(m, h, i0, i1, w.q, nullptr);
+        transpose(w.qt, ld, w.q, EP, n, E);
+        for (int i = 0; i < n; i++) {
+            const int32_t s = m.source[i0 + i];
+            A* to = w.g + i * VP;
+            const A* from = s < 0 ? inner(G, -1 - s, h, V) : leaf(to, c.grad, s, h, V);
+            int d = 0;
+            for (; d + L <= V; d += L) store(to + d, load(from + d));
+            for (; d < V; d++) to[d] = from[d];
+            for (; d < VP; d++) to[d] = 0;
+        }
+        transpose(w.gt, ld, w.g, VP, n, V);
         for (int j0 = 0; j0 < b; j0 += TILE) {
             const int j1 = std::min(b, j0 + TILE), nk = j1 - j0;
-            for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
-                keys(m, h, j0, j1, w.k + a * hs.apart * EP, nullptr);
-                A* v = w.v + a * hs.apart * VP;
-                values(m, h, j0, j1, v, nullptr);
-                head_dots(w.x + a * hs.group, w.gt + a * hs.group, Even<A>{v, VP}, ld, hs.group, nk, V);
-            }
-            logits(m, hs, w, i0, i1, j0, j1, nullptr);
-            if (c.dropout > 0) masks(m, hs, i0, i1, j0, j1, w.drop);
+            keys(m, h, j0, j1, w.k, nullptr);
+            values(m, h, j0, j1, w.v, nullptr);
+            all_dots(w.x, w.gt, Even<A>{w.v, VP}, ld, nk, V);
+            logits(m, ld, w, i0, i1, j0, j1, nullptr);
+            if (c.dropout > 0) masks(m, h, ld, i0, i1, j0, j1, w.drop);
             for (int i = 0; i < ld; i += L) {
                 const vec<A> S_i = load(S_ + i), by_x = load(share + i), by_p = load(less + i);
                 for (int j = 0; j < nk; j++) {
@@ -467,34 +431,31 @@ template <class A> struct Attention {
                     store(w.x + e, ds);
                 }
             }
-            for (int a = 0; a < hs.count; a++) {
-                const int at = a * hs.group;
-                // A leaf's own logit; its own value comes at the end.
-                for (int j = std::max(i0, j0); j < std::min(i1, j1); j++)
-                    w.x[(j - j0) * ld + at + j - i0] = m.source[j] >= 0 && c.self_loop && seen(m, j) ? dfs[at + j - i0] : A(0);
-                const Even<A> q{w.q + a * hs.apart * EP, EP}, k{w.k + a * hs.apart * EP, EP}, G_{w.g + a * hs.apart * VP, VP};
-                all_combine(Even<A>{dv + a * next + (int64_t)j0 * VP, VP}, nk, w.s + at, ld, 1, n, G_, VP, !first);
-                all_combine(Even<A>{dk + a * next + (int64_t)j0 * EP, EP}, nk, w.x + at, ld, 1, n, q, EP, !first);
-                all_combine(Even<A>{w.dq + a * hs.apart * EP, EP}, n, w.x + at, 1, ld, nk, k, EP, j0 > 0);
+            // A leaf's own logit; its own value comes at the end.
+            for (int j = std::max(i0, j0); j < std::min(i1, j1); j++)
+                w.x[(j - j0) * ld + j - i0] = m.source[j] >= 0 && c.self_loop && seen(m, j) ? dfs[j - i0] : A(0);
+            const Even<A> q{w.q, EP}, k{w.k, EP}, G_{w.g, VP};
+            all_combine(Even<A>{dv + (int64_t)j0 * VP, VP}, nk, w.s, ld, 1, n, G_, VP, !first);
+            all_combine(Even<A>{dk + (int64_t)j0 * EP, EP}, nk, w.x, ld, 1, n, q, EP, !first);
+            all_combine(Even<A>{w.dq, EP}, n, w.x, 1, ld, nk, k, EP, j0 > 0);
+        }
+        for (int i = 0; i < n; i++) {
+            const int j = i0 + i;
+            const int32_t s = m.source[j];
+            give_query(m, j, h, w.dq + i * EP, inner(z, m.p, h, width), w);
+            if (c.d_bias) ((A*)c.d_bias)[id(m, j) * H + h] = S_[i] == INF<A> ? A(0) : dS[i];
+            if (s < 0) {
+                *inner(W, -1 - s, h, 1) = by * g[at + i];
+                *inner(df, -1 - s, h, 1) = dfs[i];
             }
         }
-        for (int a = 0, h = hs.first; a < hs.count; a++, h++) {
-            const A *z_ = inner(z, m.p, h, width), *keep = g + index(m, H, h) + i0, by = *inner(W, m.p, h, 1);
-            for (int i = 0, l = a * hs.group; i < n; i++, l++) {
-                const int j = i0 + i;
-                const int32_t s = m.source[j];
-                A* d = w.dq + (a * hs.apart + i) * EP;
-                const A t = temperature(m, j, h), by_q = t * (A)c.scale;
-                if (c.d_temperature) ((A*)c.d_temperature)[id(m, j) * H + h] = raw_dot(m, j, h, d, w);
-                if (c.d_bias) ((A*)c.d_bias)[id(m, j) * H + h] = S_[l] == INF<A> ? A(0) : dS[l];
-                for (int e = 0; e < P; e++) ((A*)c.d_pos_q)[(id(m, j) * H + h) * P + e] = t * d[D + e];
-                give(m, j, h, s, c.dq, 0, d, by_q, z_, wt[j], D);
-                if (s < 0) {
-                    *inner(W, -1 - s, h, 1) = by * keep[i];
-                    *inner(df, -1 - s, h, 1) = dfs[l];
-                }
-            }
-        }
+    }
+    // Finishes the gradient of a query, and of what is in it.
+    void give_query(const Family& m, int j, int h, A* d, const A* z_, const Scratch<A>& w) const {
+        const A t = temperature(m, j, h);
+        if (c.d_temperature) ((A*)c.d_temperature)[id(m, j) * H + h] = raw_dot(m, j, h, d, w);
+        for (int e = 0; e < P; e++) ((A*)c.d_pos_q)[(id(m, j) * H + h) * P + e] = t * d[D + e];
+        give(m, j, h, m.source[j], c.dq, 0, d, t * (A)c.scale, z_, weight(m)[j], D);
     }
     A raw_dot(const Family& m, int j, int h, const A* d, const Scratch<A>& w) const {
         A* y = w.acc;  // free meanwhile
@@ -542,22 +503,298 @@ template <class A> struct Attention {
     // Room for gradients of keys and values of a family.
     int64_t room(int size) const { return (int64_t)(size + 8) * (EP + VP); }
 
-    void down_back(int p, int h0, int h1, const Scratch<A>& w, A* memory) const {
+    void up_back(int p, int h0, int h1, const Scratch<A>& w) const {
         const Family m = family(p);
-        for (int h = h0; h < h1;) {
-            const Heads hs(h, h1, m.size);
-            for (int a = 0; a < hs.count; a++) begin_back(m, h + a);
-            A *dk = memory, *dv = memory + (int64_t)(m.size + 8) * EP;
-            for (int i = 0; i < m.size; i += TILE)
-                meet_back(m, hs, i, std::min(m.size, i + TILE), w, dk, dv, room(m.size), i == 0);
-            for (int a = 0; a < hs.count; a++) finish_back(m, h++, 0, m.size, w, dk + a * room(m.size), dv + a * room(m.size), 1, 0);
+        if (m.size <= SMALL) return in_lots(m, h0, h1, [&](int h, int end) { small_up_back(m, h, end, w); });
+        for (int h = h0; h < h1; h++) up_back(p, h, w);
+    }
+    void down_back(int p, int h0, int h1, const Scratch<A>& w, std::vector<A>& memory) const {
+        const Family m = family(p);
+        if (m.size <= SMALL) return in_lots(m, h0, h1, [&](int h, int end) { small_down_back(m, h, end, w); });
+        if ((int64_t)memory.size() < room(m.size)) memory.resize(room(m.size));
+        A *dk = memory.data(), *dv = dk + (int64_t)(m.size + 8) * EP;
+        for (int h = h0; h < h1; h++) {
+            begin_back(m, h);
+            for (int i = 0; i < m.size; i += TILE) meet_back(m, h, i, std::min(m.size, i + TILE), w, dk, dv, i == 0);
+            finish_back(m, h, 0, m.size, w, dk, dv, 1, 0);
+        }
+    }
+
+    // --- small families ----------------------------------------------------------------------------
+
+    // A lane for each head and member, as S and g are stored, in vectors that heads share. Logits are dot products of
+    // rows that are read where they are, and all heads take one exponential together.
+    struct Lanes {
+        Family m;
+        int h0, h1, b, n, ld;
+        typename Types<A>::integer member[LOT], own[LOT];  // which member; whether it is a leaf that attends to itself
+        Lanes(const Attention& a, const Family& m, int h0, int h1)
+            : m(m), h0(h0), h1(h1), b(m.size), n((h1 - h0) * b), ld(padded<A>(n)) {
+            for (int j = 0; j < b; j++)
+                for (int l = j; l < n; l += b) {
+                    member[l] = j;
+                    own[l] = m.source[j] >= 0 && a.c.self_loop && a.seen(m, j);
+                }
+        }
+        ivec<A> is(int j, int l) const { return loaded(member + l) == j; }
+        ivec<A> itself(int l) const { return loaded(own + l) != 0; }
+        static ivec<A> loaded(const void* x) { ivec<A> y; memcpy(&y, x, sizeof y); return y; }
+    };
+    // Rows of inner members: `at` in those of `wide` numbers for each family and head.
+    struct Inner {
+        A* x;
+        int wide, at;
+    };
+    // Addresses of members' rows of n numbers. Those that are no whole vectors of A, and padding if it is to be
+    // hidden, are copied to `room`, with zeros up to `wide`; without room they are where they are.
+    void place(const Lanes& t, const Rows& x, const Inner& inner, int n, int wide, A* room, bool hide, A** to) const {
+        for (int j = 0; j < t.b; j++) {
+            const int32_t s = t.m.source[j];
+            A* from = s < 0 ? inner.x + ((-1 - s) * (int64_t)H + t.h0) * inner.wide + inner.at : (A*)row(x, s, t.h0, n);
+            const int step = s < 0 ? inner.wide : n;
+            const bool shown = !hide || seen(t.m, j), here = n == wide && (s < 0 || (same(x.dtype) && shown));
+            for (int h = t.h0, l = j; h < t.h1; h++, l += t.b, from += step) {
+                to[l] = from;
+                if (here || !room) continue;
+                A* y = to[l] = room + l * wide;
+                std::fill(y, y + wide, A(0));
+                if (s < 0) std::copy(from, from + n, y);
+                else if (shown) read(y, row(x, s, h, n), (int)x.dtype, n);
+            }
+        }
+        for (int l = t.n; l < t.ld; l++) to[l] = to[0];
+    }
+    // Sums over the members, weighted or not, of each head's rows.
+    void sum_up(const Lanes& t, A* const* x, const A* w, const Inner& to, int n) const {
+        for (int h = t.h0; h < t.h1; h++, x += t.b) {
+            A* y = to.x + (t.m.p * (int64_t)H + h) * to.wide + to.at;
+            int d = 0;
+            for (; d + 4 * LANES<A> <= n; d += 4 * LANES<A>) add_up<4>(y + d, x, w, t.b, d);
+            for (; d + LANES<A> <= n; d += LANES<A>) add_up<1>(y + d, x, w, t.b, d);
+            for (; d < n; d++) {
+                y[d] = 0;
+                for (int j = 0; j < t.b; j++) y[d] += w ? x[j][d] * w[j] : x[j][d];
+            }
+        }
+    }
+    template <int N> INLINE void add_up(A* y, A* const* x, const A* w, int b, int d) {
+        vec<A> sum[N] = {};
+        for (int j = 0; j < b; j++)
+            for (int v = 0; v < N; v++) sum[v] += load(x[j] + d + v * LANES<A>) * (w ? w[j] : A(1));
+        for (int v = 0; v < N; v++) store(y + v * LANES<A>, sum[v]);
+    }
+    // What queries() and keys() add to rows.
+    void finish_rows(const Lanes& t, const Scratch<A>& w, A** q, A** k) const {
+        for (int h = t.h0, l = 0; scaled() && h < t.h1; h++)
+            for (int j = 0; j < t.b; j++, l++) {
+                const A by = temperature(t.m, j, h);
+                const int64_t at = (id(t.m, j) * H + h) * P;
+                A* y = w.q + l * EP;
+                for (int d = 0; d < EP; d++) y[d] = q[l][d] * by * scale;
+                for (int e = 0; e < P; e++) y[D + e] = by * (A)LOG2E * ((const A*)c.pos_q)[at + e];
+                for (int e = 0; e < P; e++) k[l][D + e] = ((const A*)c.pos_k)[at + e];
+                q[l] = y;
+            }
+    }
+    // s[j][l] = x[l] . y[member j of the same head], times `by`.
+    void products(const Lanes& t, A* s, A* const* x, A* const* y, int n) const {
+        const A* other[LOT];
+        for (int j = 0; j < t.b; j++, s += t.ld) {
+            for (int l = 0; l < t.n; l += t.b)
+                for (int i = 0; i < t.b; i++) other[l + i] = y[l + j];
+            for (int l = t.n; l < t.ld; l++) other[l] = y[0];
+            for (int l = 0; l < t.ld; l += LANES<A>) store(s + l, row_dots<A>(x + l, other + l, n));
+        }
+    }
+    // Dropout of weights; on the diagonal that of a leaf's weight of itself.
+    void masks(const Lanes& t, A* drop) const {
+        for (int h = t.h0, l = 0; h < t.h1; h++)
+            for (int i = 0; i < t.b; i++, l++) {
+                for (int j = 0; j < t.b; j++) drop[j * t.ld + l] = philox_keeps(c.seed, j, t.m.first + i, h, c.dropout) ? kept : A(0);
+                drop[i * t.ld + l] = own_mask(t.m, i, h);
+            }
+    }
+
+    void small_up(const Family& m, int h0, int h1, const Scratch<A>& w) const {
+        const Lanes t(*this, m, h0, h1);
+        const int L = LANES<A>, b = t.b, n = t.n, ld = t.ld;
+        A *q[LOT], *k[LOT], *v[LOT], *u[LOT];
+        place(t, c.q, {means, width, 0}, D, EP, w.q, true, q);
+        place(t, c.k, {means, width, D}, D, EP, w.k, true, k);
+        place(t, c.v, {means, width, 2 * D}, V, VP, w.v, true, v);
+        if (walk.tree[m.p] < 0 || c.half) {
+            sum_up(t, q, weight(m), {means, width, 0}, D);
+            sum_up(t, k, weight(m), {means, width, D}, D);
+            sum_up(t, v, weight(m), {means, width, 2 * D}, V);
+        }
+        finish_rows(t, w, q, k);
+        products(t, w.s, q, k, EP);
+        if (c.dropout > 0) masks(t, w.drop);
+        A *below = w.lane, *added = below + LOT, *sib = added + LOT, *keep = sib + LOT, *both = keep + LOT;
+        for (int h = h0, l = 0; h < h1; h++)
+            for (int j = 0; j < b; j++, l++) {
+                below[l] = m.source[j] < 0 ? *inner(f, -1 - m.source[j], h, 1) : -INF<A>;
+                if (c.bias) added[l] = bias(m, j, h) * (A)LOG2E;
+            }
+        const A *lm = log_mass(m), by = scaled() ? A(1) : scale;
+        // Each member's f stands among the logits to its siblings: then U are rows of one softmax, of whose weights g is
+        // the member's own, which an inner member has no part of.
+        for (int l = 0; l < ld; l += L) {
+            vec<A> high = splat(-INF<A>), own{}, sum{}, others{};
+            for (int j = 0; j < b; j++) {
+                A* s = w.s + j * ld + l;
+                const vec<A> x = load(s) * by + lm[j], inside = t.itself(l) ? x : load(below + l);
+                const vec<A> y = t.is(j, l) ? inside : c.bias ? x + load(added + l) : x;
+                store(s, y);
+                high = larger<A>(y, high);
+            }
+            const vec<A> top = high == -INF<A> ? vec<A>{} : high;
+            for (int j = 0; j < b; j++) {
+                A* s = w.s + j * ld + l;
+                const vec<A> x = exp2(load(s) - top);
+                sum += x;
+                own = t.is(j, l) ? x : own;
+                others += t.is(j, l) ? vec<A>{} : x;
+                store(s, x);
+            }
+            const vec<A> part = sum == A(0) ? vec<A>{} : A(1) / sum, itself = t.itself(l) ? own * part : vec<A>{};
+            store(both + l, high + log2<A>(sum)), store(keep + l, own * part);
+            if (c.save) store(sib + l, high + log2<A>(others));
+            for (int j = 0; j < b; j++) {
+                A* s = w.s + j * ld + l;
+                vec<A> x = t.is(j, l) ? itself : load(s) * part;
+                if (c.dropout > 0) x *= load(w.drop + j * ld + l);
+                store(s, x);
+            }
+        }
+        if (c.save) {
+            std::copy(sib, sib + n, S + index(m, H, h0));
+            std::copy(keep, keep + n, g + index(m, H, h0));
+        }
+        const Rows& to = c.save ? c.U_leaf : c.out;
+        const bool direct = V == VP && same(to.dtype);
+        place(t, to, {U, V, 0}, V, V, nullptr, false, u);
+        for (int h = h0, l = 0; h < h1; h++, l += b) {
+            A part = 0;
+            for (int i = 0; i < b; i++) {
+                if (weight(m)[i] != 0) part += weight(m)[i] * both[l + i];
+                if (m.source[i] < 0 && !c.save) *inner(g, -1 - m.source[i], h, 1) = keep[l + i];
+            }
+            finish_up(m, h, part);
+            A *there[SMALL], **y = direct ? u + l : there;
+            for (int i = 0; i < b; i++) there[i] = w.acc + i * VP;
+            Mix<A>{w.s + l, 1, ld, b, v + l, A(1), nullptr, nullptr}.to(y, b, VP);
+            for (int i = 0; !direct && i < b; i++)
+                if (m.source[i] < 0) std::copy(there[i], there[i] + V, u[l + i]);
+                else write(out_row(to, m.source[i], h, V), there[i], (int)to.dtype, V);
+        }
+    }
+
+    void small_up_back(const Family& m, int h0, int h1, const Scratch<A>& w) const {
+        const Lanes t(*this, m, h0, h1);
+        const bool top = walk.tree[m.p] >= 0;
+        A *G_[LOT], *u[LOT], *v[LOT], *by_u = w.lane, *by_v = by_u + LOT;
+        place(t, c.grad, {G, V, 0}, V, VP, w.g, false, G_);
+        place(t, c.U_leaf, {U, V, 0}, V, VP, w.acc, false, u);
+        place(t, c.v, {U, V, 0}, V, VP, w.v, true, v);
+        for (int l = 0; l < t.ld; l += LANES<A>) {
+            store(by_u + l, row_dots<A>(G_ + l, u + l, VP));
+            store(by_v + l, row_dots<A>(G_ + l, v + l, VP));
+        }
+        if (!top || c.half) sum_up(t, G_, nullptr, {G, V, 0}, V);
+        A *mu_ = mu + index(m, H, h0), *E_ = dW + index(m, H, h0);
+        const A* keep = g + index(m, H, h0);
+        for (int h = h0, l = 0; h < h1; h++) {
+            A total = 0;
+            for (int j = 0; j < t.b; j++, l++) {
+                const int32_t s = m.source[j];
+                E_[l] = s < 0 ? *inner(z_scalar(), -1 - s, h, 1) : by_v[l] * own_mask(m, j, h);
+                mu_[l] = s < 0 ? by_u[l] : by_u[l] - keep[l] * E_[l];
+                total += mu_[l] + keep[l] * E_[l];
+            }
+            *inner(z_scalar(), m.p, h, 1) = total;
+        }
+    }
+
+    void small_down_back(const Family& m, int h0, int h1, const Scratch<A>& w) const {
+        const Lanes t(*this, m, h0, h1);
+        const int L = LANES<A>, b = t.b, n = t.n, ld = t.ld;
+        A *q[LOT], *k[LOT], *v[LOT], *G_[LOT];
+        place(t, c.q, {means, width, 0}, D, EP, w.q, true, q);
+        place(t, c.k, {means, width, D}, D, EP, w.k, true, k);
+        place(t, c.v, {means, width, 2 * D}, V, VP, w.v, true, v);
+        place(t, c.grad, {G, V, 0}, V, VP, w.g, false, G_);
+        finish_rows(t, w, q, k);
+        products(t, w.s, q, k, EP);
+        products(t, w.x, G_, v, VP);
+        if (c.dropout > 0) masks(t, w.drop);
+        A* lane[9];
+        for (int i = 0; i < 9; i++) lane[i] = w.lane + i * LOT;
+        auto [keep, mu_, E_, sib, by_W, dF, added, df_, dS] = lane;
+        const int64_t at = index(m, H, h0);
+        std::copy(g + at, g + at + n, keep), std::copy(mu + at, mu + at + n, mu_);
+        std::copy(dW + at, dW + at + n, E_), std::copy(S + at, S + at + n, sib);
+        for (int h = h0, l = 0; h < h1; h++) {
+            begin_back(m, h);
+            for (int j = 0; j < b; j++, l++) {
+                by_W[l] = *inner(W, m.p, h, 1);
+                dF[l] = *inner(df, m.p, h, 1) * weight(m)[j];
+                added[l] = bias(m, j, h) * (A)LOG2E;
+            }
+        }
+        const A *lm = log_mass(m), by = scaled() ? A(1) : scale;
+        for (int l = 0; l < ld; l += L) {
+            const vec<A> g_ = load(keep + l), W_ = load(by_W + l), f_ = load(dF + l), mean = load(mu_ + l), S_ = load(sib + l);
+            const vec<A> gate = W_ * g_ * ((A(1) - g_) * load(E_ + l) - mean);
+            const vec<A> dfs = gate + f_ * g_, dSs = f_ * (A(1) - g_) - gate;
+            const vec<A> share = W_ * (A(1) - g_), less = dSs - W_ * mean, from = S_ == -INF<A> ? splat(INF<A>) : S_ - load(added + l);
+            store(df_ + l, dfs), store(dS + l, S_ == -INF<A> ? vec<A>{} : dSs);
+            for (int j = 0; j < b; j++) {
+                const int e = j * ld + l;
+                const vec<A> p = exp2(load(w.s + e) * by + lm[j] - from);
+                vec<A> part = share, own = W_ * g_;
+                if (c.dropout > 0) part *= load(w.drop + e), own *= load(w.drop + e);
+                // A leaf's own logit and weight.
+                const vec<A> ds = p * (part * load(w.x + e) + less);
+                store(w.s + e, t.is(j, l) ? t.itself(l) ? own : vec<A>{} : p * part);
+                store(w.x + e, t.is(j, l) ? t.itself(l) ? dfs : vec<A>{} : ds);
+            }
+        }
+        const bool plain = !scaled() && !c.masses && D == EP && V == VP && same(c.dq.dtype) && same(c.dk.dtype) && same(c.dv.dtype);
+        const A by_k = scaled() ? (A)(1 / LOG2E) : (A)c.scale;  // what q has in it or not
+        A *dq[LOT], *dk[LOT], *dv[LOT], *there[SMALL];
+        place(t, c.dq, {z, width, 0}, D, D, nullptr, false, dq);
+        place(t, c.dk, {z, width, D}, D, D, nullptr, false, dk);
+        place(t, c.dv, {z, width, 2 * D}, V, V, nullptr, false, dv);
+        for (int h = h0, l = 0; h < h1; h++, l += b) {
+            const A *z_ = inner(z, m.p, h, width), *wt = weight(m), *ds = w.x + l, *p = w.s + l;
+            if (plain) {
+                Mix<A>{ds, 1, ld, b, k + l, (A)c.scale, z_, wt}.to(dq + l, b, D);
+                Mix<A>{ds, ld, 1, b, q + l, by_k, z_ + D, wt}.to(dk + l, b, D);
+                Mix<A>{p, ld, 1, b, G_ + l, A(1), z_ + 2 * D, wt}.to(dv + l, b, V);
+            } else {
+                for (int i = 0; i < b; i++) there[i] = w.dq + i * std::max(EP, VP);
+                Mix<A>{ds, 1, ld, b, k + l, A(1), nullptr, nullptr}.to(there, b, EP);
+                for (int i = 0; i < b; i++) give_query(m, i, h, there[i], z_, w);
+                Mix<A>{ds, ld, 1, b, q + l, by_k, nullptr, nullptr}.to(there, b, EP);
+                for (int j = 0; j < b; j++) {
+                    for (int e = 0; e < P; e++) ((A*)c.d_pos_k)[(id(m, j) * H + h) * P + e] = there[j][D + e];
+                    give(m, j, h, m.source[j], c.dk, D, there[j], A(1), z_ + D, wt[j], D);
+                }
+                Mix<A>{p, ld, 1, b, G_ + l, A(1), nullptr, nullptr}.to(there, b, VP);
+                for (int j = 0; j < b; j++) give(m, j, h, m.source[j], c.dv, 2 * D, there[j], A(1), z_ + 2 * D, wt[j], V);
+            }
+            for (int i = 0; i < b; i++) {
+                const int32_t s = m.source[i];
+                if (s < 0) *inner(W, -1 - s, h, 1) = by_W[l] * keep[l + i], *inner(df, -1 - s, h, 1) = df_[l + i];
+                if (c.d_bias) ((A*)c.d_bias)[id(m, i) * H + h] = dS[l + i];
+            }
         }
     }
 
     // --- both ways through the tree ----------------------------------------------------------------
 
     bool many(int p) const { return walk.size[p] >= MANY; }
-    int slot() const { return std::min(c.widest, TILE); }
 
     // Calls small(p, first head, end) for families above the tasks and large(p) for those that threads share, children
     // first or, backwards, parents first.
@@ -575,32 +812,65 @@ template <class A> struct Attention {
             team.wait();
         }
     }
-    template <class Each> void below(Team& team, bool upwards, const Each& each) const {
+    // With `rest`, those alone whose trees go on above the tasks.
+    template <class Each> void below(Team& team, bool upwards, const Each& each, bool rest = false) const {
+        ranges(team, [&](int p0, int p1, int h0, int h1) {
+            for (int p = 0; p < p1 - p0 && !(rest && walk.tree[p1 - 1 - p] >= 0); p++) each(upwards ? p0 + p : p1 - 1 - p, h0, h1);
+        });
+    }
+    template <class Each> void ranges(Team& team, const Each& each) const {
         // Few tasks are shared by heads too.
         const int cut = c.tasks >= 2 * team.size ? 1 : std::min(H, team.size);
         for (int64_t n; (n = team.next()) < (int64_t)c.tasks * cut;) {
             const int task = (int)(n / cut), part = (int)(n % cut), h0 = H * part / cut, h1 = H * (part + 1) / cut;
-            const int p0 = walk.tasks[2 * task], p1 = walk.tasks[2 * task + 1];
-            for (int p = 0; p < p1 - p0; p++) each(upwards ? p0 + p : p1 - 1 - p, h0, h1);
+            each(walk.tasks[2 * task], walk.tasks[2 * task + 1], h0, h1);
         }
     }
 
+    // Up through the tasks. Trees that end there are gone down at once, while they are in the cache: small ones have
+    // what nobody needs afterwards in memory of the thread, `numbers` for each family and head, set up by `move`.
+    template <class Move, class Up, class Down>
+    void tasks(Team& team, int numbers, const Move& move, const Up& climb, const Down& descend) const {
+        static thread_local std::vector<A> memory;
+        if (memory.empty()) memory.resize(NEAR);
+        Attention own = *this;
+        ranges(team, [&](int p0, int p1, int h0, int h1) {
+            for (int p = p0, end; p < p1; p = end) {
+                for (end = p; end < p1 && walk.tree[end] < 0;) end++;
+                const bool whole = end < p1, small = whole && !c.half && (end - p + 1) * (int64_t)H * numbers <= NEAR;
+                end += whole;
+                A* at = memory.data();
+                // So many numbers for each family and head, the tree's first one first.
+                auto next = [&](A*& x, int count) { x = at - (int64_t)p * H * count, at += (int64_t)(end - p) * H * count; };
+                if (small) move(own, next);
+                const Attention& a = small ? own : *this;
+                for (int i = p; c.half != 2 && i < end; i++) climb(a, i, h0, h1);
+                for (int i = end; c.half != 1 && whole && i-- > p;) descend(a, i, h0, h1);
+            }
+        });
+    }
+
     void forward(Team& team, int member) const {
-        const Scratch<A> w(slot(), EP, VP);
-        auto climb = [&](int p, int h0, int h1) { up(p, h0, h1, w); };
-        auto descend = [&](int p, int h0, int h1) {
-            for (int h = h0; h < h1; h++) begin_down(family(p), h), down(p, h, 0, walk.size[p]);
+        const Scratch<A> w(TILE, EP, VP);
+        auto climb = [&](const Attention& a, int p, int h0, int h1) { a.up(p, h0, h1, w); };
+        auto descend = [&](const Attention& a, int p, int h0, int h1) {
+            for (int h = h0; h < h1; h++) a.begin_down(family(p), h);
+            a.down(p, h0, h1, 0, walk.size[p]);
         };
-        if (c.half != 2) below(team, true, climb);
+        auto with = [&](const auto& each) { return [&](int p, int h0, int h1) { each(*this, p, h0, h1); }; };
+        tasks(team, width + 2 * V + 4, [&](Attention& a, const auto& next) {
+            next(a.Z, V), next(a.W, 1);
+            if (!c.save) next(a.means, width), next(a.U, V), next(a.f, 1), next(a.g, 1);
+        }, climb, descend);
         team.wait();
-        if (c.half != 2) above(team, member, true, climb, [&](int p) {
+        if (c.half != 2) above(team, member, true, with(climb), [&](int p) {
             const Family m = family(p);
             const int tiles = (m.size + TILE - 1) / TILE;
             for (int h = member; h < H; h += team.size) sums(m, h, w);
             team.wait();
             for (int n = member; n < H * tiles; n += team.size) {
                 const int i = n / H * TILE;
-                meet(m, Heads(n % H, H, m.size), i, std::min(m.size, i + TILE), w, false, (A*)c.parts + n);
+                ((A*)c.parts)[n] = meet(m, n % H, i, std::min(m.size, i + TILE), w, false);
             }
             team.wait();
             for (int h = member; h < H; h += team.size) {
@@ -611,36 +881,33 @@ template <class A> struct Attention {
         });
         team.wait();
         if (c.half == 1) return;
-        above(team, member, false, descend, [&](int p) {
+        above(team, member, false, with(descend), [&](int p) {
             for (int h = member; h < H; h += team.size) begin_down(family(p), h);
             team.wait();
             const int64_t size = walk.size[p];
             const int j0 = (int)(size * member / team.size), j1 = (int)(size * (member + 1) / team.size);
-            for (int h = 0; h < H; h++) down(p, h, j0, j1);
+            down(p, 0, H, j0, j1);
         });
         team.wait();
-        below(team, false, descend);
+        below(team, false, with(descend), true);
     }
 
     void backward(Team& team, int member) const {
-        const Scratch<A> w(slot(), EP, VP);
-        auto climb = [&](int p, int h0, int h1) {
-            for (int h = h0; h < h1; h++) up_back(p, h, w);
-        };
+        const Scratch<A> w(TILE, EP, VP);
         std::vector<A> memory;
-        auto descend = [&](int p, int h0, int h1) {
-            const size_t needed = room(walk.size[p]) * (walk.size[p] <= LANES<A> ? LANES<A> : 1);
-            if (memory.size() < needed) memory.resize(needed);
-            down_back(p, h0, h1, w, memory.data());
-        };
-        if (c.half != 2) below(team, true, climb);
+        auto climb = [&](const Attention& a, int p, int h0, int h1) { a.up_back(p, h0, h1, w); };
+        auto descend = [&](const Attention& a, int p, int h0, int h1) { a.down_back(p, h0, h1, w, memory); };
+        auto with = [&](const auto& each) { return [&](int p, int h0, int h1) { each(*this, p, h0, h1); }; };
+        tasks(team, width + V + 2, [&](Attention& a, const auto& next) {
+            next(a.G, V), next(a.z, width), next(a.W, 1), next(a.df, 1);
+        }, climb, descend);
         team.wait();
-        if (c.half != 2) above(team, member, true, climb, [&](int p) {
+        if (c.half != 2) above(team, member, true, with(climb), [&](int p) {
             for (int h = member; h < H; h += team.size) up_back(p, h, w);
         });
         team.wait();
         if (c.half == 1) return;
-        above(team, member, false, descend, [&](int p) {
+        above(team, member, false, with(descend), [&](int p) {
             // Members share a head where there are more of them; each part sums up gradients of its own.
             const Family m = family(p);
             const int parts = (team.size + H - 1) / H, tiles = (m.size + TILE - 1) / TILE;
@@ -652,7 +919,7 @@ template <class A> struct Attention {
                 A *dk = shared + n * room(m.size), *dv = dk + (int64_t)(m.size + 8) * EP;
                 if (t0 == t1) std::fill(dk, dk + room(m.size), A(0));
                 for (int t = t0; t < t1; t++)
-                    meet_back(m, Heads(h, H, m.size), t * TILE, std::min(m.size, (t + 1) * TILE), w, dk, dv, 0, t == t0);
+                    meet_back(m, h, t * TILE, std::min(m.size, (t + 1) * TILE), w, dk, dv, t == t0);
             }
             team.wait();
             const int64_t size = m.size;
@@ -663,7 +930,7 @@ template <class A> struct Attention {
             }
         });
         team.wait();
-        below(team, false, descend);
+        below(team, false, with(descend), true);
     }
 };
 

@@ -18,7 +18,6 @@ namespace SIMD {
 
 template <class A> struct Lists {
     typedef typename Attention<A>::Family Family;
-    typedef typename Attention<A>::Heads Heads;
 
     const ListsCall& l;
     const Call& c;  // of the query tree
@@ -26,6 +25,17 @@ template <class A> struct Lists {
     const Attention<A> q, k;  // where things are, of both trees
     const int H, D, V, P, E, EP, VP;
     const int64_t nobody;     // the row of nobody, behind all others
+
+    // Heads that share the vectors of a tile: `count` from `first`, the queries of each in `group` lanes and its rows
+    // `apart` from those of the one before.
+    struct Heads {
+        int first, count, group, ld, apart;
+        Heads(int first, int end, int b) : first(first), group(lanes<A>(std::min(b, TILE))) {
+            count = group < LANES<A> ? std::min(end - first, LANES<A> / group) : 1;
+            ld = padded<A>(group * count);
+            apart = group + 8;
+        }
+    };
 
     explicit Lists(const ListsCall& l)
         : l(l), c(l.query), blocks(l.blocks, l.query.families, l.key.families, l.groups), q(l.query, l.query.D), k(l.key, l.key.D),
@@ -470,7 +480,8 @@ template <class A> struct Lists {
         const Scratch<A> w(TILE, EP, VP);
         auto climb = [&](int p, int h0, int h1) { up(p, h0, h1, w); };
         auto descend = [&](int p, int h0, int h1) {
-            for (int h = h0; h < h1; h++) begin_down(q.family(p), h), q.down(p, h, 0, q.walk.size[p]);
+            for (int h = h0; h < h1; h++) begin_down(q.family(p), h);
+            q.down(p, h0, h1, 0, q.walk.size[p]);
         };
         q.below(team, true, climb);
         team.wait();
@@ -496,7 +507,7 @@ template <class A> struct Lists {
             team.wait();
             const int64_t size = q.walk.size[p];
             const int j0 = (int)(size * member / team.size), j1 = (int)(size * (member + 1) / team.size);
-            for (int h = 0; h < H; h++) q.down(p, h, j0, j1);
+            q.down(p, 0, H, j0, j1);
         });
         team.wait();
         q.below(team, false, descend);

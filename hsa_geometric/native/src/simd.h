@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -85,7 +86,33 @@ template <class A> INLINE vec<A> log2(vec<A> x) {
     return x == x ? y : x;
 }
 
-// Sum and maximum over the lanes.
+// Of blocks of UNIT lanes the even (or odd) ones of a and b in turn; of single floats the lower (or
+// upper) two of four, for which there is an instruction.
+template <class A, int UNIT, int ODD> constexpr int picked(int i) {
+    const int other = i / UNIT % 2 * LANES<A>;
+    if (UNIT == 1 && LANES<A> >= 4 && sizeof(A) == 4) return i / 4 * 4 + i % 4 / 2 + 2 * ODD + other;
+    return (i / UNIT / 2 * 2 + ODD) * UNIT + i % UNIT + other;
+}
+template <class A, int UNIT, int ODD, int... I>
+INLINE vec<A> pick(vec<A> a, vec<A> b, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, picked<A, UNIT, ODD>(I)...);
+#else
+    return __builtin_shuffle(a, b, ivec<A>{picked<A, UNIT, ODD>(I)...});
+#endif
+}
+// Lane i of the result is the sum over the lanes of x[i], which are overwritten.
+template <class A, int UNIT = 1> INLINE vec<A> sums(vec<A>* x) {
+    if constexpr (UNIT < LANES<A>) {
+        constexpr std::make_integer_sequence<int, LANES<A>> all;
+        for (int i = 0; i < LANES<A> / UNIT / 2; i++)
+            x[i] = pick<A, UNIT, 0>(x[2 * i], x[2 * i + 1], all) + pick<A, UNIT, 1>(x[2 * i], x[2 * i + 1], all);
+        return sums<A, 2 * UNIT>(x);
+    }
+    return x[0];
+}
+
+// Sum over the lanes.
 template <class A> INLINE A sum(vec<A> x) {
     A y = 0;
     for (int i = 0; i < LANES<A>; i++) y += x[i];

@@ -145,6 +145,61 @@ static void all_combine(Sums y, int rows, const A* a, int by_row, int by_term, i
     }
 }
 
+// Dot products x[i] . y[i] of rows, which stand anywhere, one in each lane; E is a whole number of vectors.
+template <class A, int N> INLINE vec<A> row_dots(const A* const* x, const A* const* y, int E) {
+    const int L = LANES<A>;
+    vec<A> all[LANES<A>];
+    for (int i = 0; i < L; i++) {
+        all[i] = load(x[i]) * load(y[i]);
+        for (int d = 1; d < (N ? N : E / L); d++) all[i] += load(x[i] + d * L) * load(y[i] + d * L);
+    }
+    return sums<A>(all);
+}
+template <class A> INLINE vec<A> row_dots(const A* const* x, const A* const* y, int E) {
+    return E == 4 * LANES<A> ? row_dots<A, 4>(x, y, E) : E == 2 * LANES<A> ? row_dots<A, 2>(x, y, E) : row_dots<A, 0>(x, y, E);
+}
+
+// y[r] = share[r] z + by sum_t a[r * by_row + t * by_term] x[t], without z where that is null.
+template <class A> struct Mix {
+    const A* a;
+    int by_row, by_term, terms;
+    const A* const* x;
+    A by;
+    const A *z, *share;
+
+    template <int NR, int NV> INLINE void tile(const Mix& m, A* const* y, int r, int at) {
+        const int L = LANES<A>;
+        vec<A> acc[NR][NV] = {};
+        for (int t = 0; t < m.terms; t++)
+            for (int v = 0; v < NV; v++) {
+                const vec<A> row = load(m.x[t] + at + v * L);
+                for (int i = 0; i < NR; i++) acc[i][v] += row * m.a[(r + i) * m.by_row + t * m.by_term];
+            }
+        for (int v = 0; v < NV; v++) {
+            const vec<A> z_ = m.z ? load(m.z + at + v * L) : vec<A>{};
+            for (int i = 0; i < NR; i++) {
+                vec<A> sum = acc[i][v] * m.by;
+                if (m.z) sum += z_ * m.share[r + i];
+                store(y[r + i] + at + v * L, sum);
+            }
+        }
+    }
+    template <int NR> INLINE void rows(const Mix& m, A* const* y, int r, int wide) {
+        int at = 0;
+        if constexpr (NR <= 2)
+            for (; at + 4 * LANES<A> <= wide; at += 4 * LANES<A>) tile<NR, 4>(m, y, r, at);
+        for (; at + 2 * LANES<A> <= wide; at += 2 * LANES<A>) tile<NR, 2>(m, y, r, at);
+        if (at < wide) tile<NR, 1>(m, y, r, at);
+    }
+    void to(A* const* y, int n, int wide) const {
+        int r = 0;
+        for (; r + 4 <= n; r += 4) rows<4>(*this, y, r, wide);
+        if (n - r == 3) rows<3>(*this, y, r, wide);
+        if (n - r == 2) rows<2>(*this, y, r, wide);
+        if (n - r == 1) rows<1>(*this, y, r, wide);
+    }
+};
+
 // Memory of one thread, kept for its next call; a thread's own, so callers may be many.
 template <class A> struct Scratch {
     A *q, *k, *v, *qt, *s, *g, *gt, *x, *acc, *dq, *drop, *lane;
