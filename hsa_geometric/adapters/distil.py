@@ -154,7 +154,7 @@ def distil(
     model.train()
     torch.manual_seed(seed + step)
     bar = progress_bar(
-        total=1.0, desc="distillation", disable=not progress,
+        total=100.0, desc="distillation", disable=not progress,
         bar_format="{desc}: {percentage:.0f}% [{elapsed}<{remaining}]{postfix}",
     )  # fmt: skip
     share = 0.0
@@ -175,7 +175,7 @@ def distil(
         step += 1
         spent += time.perf_counter() - start
         share = min(1.0, spent / seconds if steps is None else step / steps)
-        bar.update(share - bar.n)
+        bar.update(100 * share - bar.n)  # whole steps: a bar shows no smaller ones
         if step % every and share < 1:
             continue
         history.append((step, spent, check()))

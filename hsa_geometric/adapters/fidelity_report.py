@@ -175,7 +175,7 @@ def row_of(
     """Figures of one call of a module along a setting."""
     tree, lists = setting.structure(seen, name)
     q, k, v, heads = seen.q, seen.k, seen.v, seen.q.shape[1]
-    calls = (
+    calls: tuple[Callable[[], Any], ...] = (
         lambda: hierarchical_attention(
             q, k, v, tree, lists=lists, scale=seen.scale, self_loop=setting.self_loop
         ),
