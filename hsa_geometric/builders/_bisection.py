@@ -12,7 +12,7 @@ pieces, and its extents and sums are carried on from piece to piece.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -199,7 +199,7 @@ class _Points:
         size: ``[P]`` number of points of each section.
     """
 
-    def __init__(self, pieces: list[Callable[[], Tensor]], size: Tensor) -> None:
+    def __init__(self, pieces: Sequence[Callable[[], Tensor]], size: Tensor) -> None:
         self.pieces, self.size = pieces, size
         self.whole: tuple[Tensor, Tensor, Tensor] | None = None
         if len(pieces) == 1:
@@ -251,14 +251,16 @@ class _Points:
 
 
 def _each(x: Tensor, size: Tensor, reduce: str, begin: Tensor | None = None) -> Tensor:
-    """``[..., P]`` one number for each row and section of ``x [..., M]``.
+    """``[..., P]`` one number for each row and section of ``x [..., M]``; sums are float64.
 
     A piece of a section may begin with the numbers of those before it, as if all were one.
     """
     rows = x.reshape(-1, x.shape[-1])
     initial = [None] * len(rows) if begin is None else begin.flatten().tolist()
     out = [
-        torch.segment_reduce(row, reduce, lengths=size, unsafe=True, initial=i)
+        torch.segment_reduce(
+            row.double() if reduce == "sum" else row, reduce, lengths=size, unsafe=True, initial=i
+        )
         for row, i in zip(rows, initial, strict=True)
     ]
     return torch.stack(out).view(*x.shape[:-1], size.numel())
@@ -340,8 +342,9 @@ def _principal(points: _Points) -> Tensor:
     points = _centred(points)
     dim = next(iter(points))[0].shape[0]
     if dim <= EIGH_DIMENSIONS:
-        row, col = torch.triu_indices(dim, dim, device=points.size.device)
-        upper = points.each("sum", lambda x, _: (x[row] * x[col]).double())
+        row, col = torch.triu_indices(dim, dim)
+        pairs = list(zip(row.tolist(), col.tolist(), strict=True))
+        upper = points.each("sum", lambda x, _: torch.stack([x[i] * x[j] for i, j in pairs]))
         moments = upper.new_empty(dim, dim, points.size.numel())
         moments[row, col] = moments[col, row] = upper
         axis = torch.linalg.eigh(moments.permute(2, 0, 1)).eigenvectors[:, :, -1].t()
@@ -354,7 +357,7 @@ def _principal(points: _Points) -> Tensor:
 
 def _towards(unit: Tensor, x: Tensor, section: Tensor) -> Tensor:
     """``[D, M]`` each point times its place along the axis."""
-    return (x * _place(unit, x, section)).double()
+    return x * _place(unit, x, section)
 
 
 def _far(points: _Points) -> Tensor:
@@ -391,7 +394,7 @@ def _centred(points: _Points) -> _Points:
     # From the section's corner first: far from the origin a mean has no digits for what is near.
     low = points.each("min")
     points = points.then(lambda x, section: x - low.index_select(1, section))
-    mean = points.each("sum", lambda x, _: x.double()) / points.size
+    mean = points.each("sum") / points.size
     mean = mean.to(low.dtype)
     return points.then(lambda x, section: x - mean.index_select(1, section))
 

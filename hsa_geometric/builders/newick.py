@@ -21,12 +21,18 @@ _BLANK = r"[ \t\r\n]*"
 _QUOTED = r"""(?:'[^']*(?:''[^']*)*'|"[^"]*(?:""[^"]*)*")"""
 _NO_SYNTAX = re.compile(rf"""{_QUOTED}|[\[\]'"]""")  # quoted, a comment, or unclosed
 _COMMENT_SIGN = re.compile(r"[\[\]]")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_LABEL = re.compile(
-    rf"""{_BLANK}(?P<name>{_QUOTED}|[^ \t\r\n:{{}}'"]*){_BLANK}"""
-    rf"""(?::{_BLANK}(?P<length>[^ \t\r\n:{{}}'"]+){_BLANK})?"""
-    rf"""(?:\{{(?P<edge>[0-9]+)\}}{_BLANK})?"""
-)
+_NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+
+
+def _labels(length: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"""{_BLANK}(?P<name>{_QUOTED}|[^ \t\r\n:{{}}'"]*){_BLANK}"""
+        rf"""(?::{_BLANK}(?P<length>{length}){_BLANK})?"""
+        rf"""(?:\{{(?P<edge>[0-9]+)\}}{_BLANK})?"""
+    )
+
+
+_LABEL, _ANY_LABEL = _labels(_NUMBER), _labels(r"""[^ \t\r\n:{}'"]+""")
 _PLAIN = re.compile(r"""[^\s()\[\]{}"':;,=\\]*""")
 _SYNTAX = np.array([ord(c) for c in "(),;"])
 
@@ -278,6 +284,12 @@ def _label(clean: str, start: int, end: int) -> tuple[dict[Any, Any], float]:
     """Attributes and branch length of the node whose label stands there."""
     match = _LABEL.fullmatch(clean, start, end)
     if match is None:
+        if match := _ANY_LABEL.fullmatch(clean, start, end):
+            raise ValueError(
+                f"Expected a branch length to be a decimal number such as 0.1 or 1e-3 (got "
+                f"{_shorten(match['length'])} at character {match.start('length')}; leave an "
+                f"unknown one out)"
+            )
         raise ValueError(
             f"Expected a label 'name:length' (got {_shorten(clean[start:end].strip())} at "
             f"character {start}; a name with blanks, colons, braces or quotes needs quotes)"
@@ -289,11 +301,6 @@ def _label(clean: str, start: int, end: int) -> tuple[dict[Any, Any], float]:
     attrs = {"name": name} if edge is None else {"name": name, "edge_num": int(edge)}
     if length is None:
         return attrs, float("nan")
-    if _NUMBER.fullmatch(length) is None:
-        raise ValueError(
-            f"Expected a branch length to be a decimal number such as 0.1 or 1e-3 (got "
-            f"{_shorten(length)} at character {match.start('length')}; leave an unknown one out)"
-        )
     return attrs, float(length)
 
 

@@ -61,9 +61,9 @@ def write(h: Hierarchy, folder: str | Path, rank: int) -> None:
     """Write a hierarchy that has the keys of a shard; at no time is there half a file."""
     size = int(h.cut_size[1])
     path = path_of(folder, rank, size)
-    path.parent.mkdir(parents=True, exist_ok=True)
     keys = {key: _plain(key, value) for key, value in h._store.items()}
     content = {"rank": rank, "size": size, "keys": keys, "record": dict(h._store._recorded())}
+    path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path.with_suffix(".part"))
     os.replace(path.with_suffix(".part"), path)
 
