@@ -11,3 +11,12 @@ pytest.register_assert_rewrite("helpers")  # its asserts explain themselves too
 # in its interpreter.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(scope="session")
+def processes():
+    from processes import Processes  # beside the tests that ask for it, in tests/distributed
+
+    pool = Processes()
+    yield pool
+    pool.stop()

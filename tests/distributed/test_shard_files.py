@@ -7,6 +7,8 @@ import work_files as work
 from hsa_geometric import from_points
 from hsa_geometric.distributed import load_shard, save_shards
 
+pytestmark = pytest.mark.xdist_group("processes")  # which are started once
+
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_what_was_saved_is_loaded_and_attends_as_the_whole_does(processes, size, tmp_path):

@@ -10,6 +10,8 @@ from hsa_geometric.distributed import HierarchyShard, make_shard, shard_hierarch
 from hsa_geometric.distributed.shard_hierarchy import choose_cut
 from hsa_geometric.testing.zoo import balanced, caterpillar, forest, random_parent, star
 
+pytestmark = pytest.mark.xdist_group("processes")  # which are started once
+
 ERRORS = {
     "processes": "process 0 was cut for 3 processes and is held by one of 2",
     "another's": "process 1 has pieces of another process",

@@ -7,6 +7,8 @@ from processes import Processes
 from hsa_geometric.testing import zoo
 from hsa_geometric.testing.zoo import balanced, forest, random_parent, star
 
+pytestmark = pytest.mark.xdist_group("processes")  # which are started once
+
 BACKENDS = [name for name in LINEAR if name != "triton"]
 NAMES = ("one_node", "chain", "caterpillar", "unequal_depths", "one_child_nodes", "shuffled_forest")
 TREES = [zoo(name) for name in NAMES]
