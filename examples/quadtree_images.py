@@ -8,7 +8,10 @@ number of parameters and see the same batches:
 * ``HSA``: attention along the quadtree, with a temperature for each level;
 * ``HSA + inner states``: with learned states of the quarters.
 
-Run ``python examples/quadtree_images.py``; ``--fast`` is a first look.
+Run ``python examples/quadtree_images.py``; ``--fast`` is a first look. Accuracy on the other 1,197
+images, 5 seeds, 45,982 parameters, 27 seconds of CPU each (a core of a virtual AMD EPYC, other work
+beside it): flat attention 0.944 ± 0.016, HSA 0.943 ± 0.015, with inner states 0.950 ± 0.010: all
+within the spread.
 """
 
 import argparse

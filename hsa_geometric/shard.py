@@ -49,7 +49,7 @@ class TreeShard(TreeIndex):
         group: Any = None,
     ) -> TreeShard:
         """Index the nodes of a process, of which there may be none."""
-        tensors = TreeIndex.from_parent(parent).tensors if parent.numel() else _nothing(parent)
+        tensors: Any = TreeIndex.from_parent(parent).tensors if parent.numel() else _nothing(parent)
         return cls(*tensors, cut, TreeIndex.from_parent(top_parent), rank, depth_below, group)
 
     def __reduce__(self) -> NoReturn:
@@ -60,7 +60,7 @@ class TreeShard(TreeIndex):
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeShard:
         """The same shard on another device."""
         *tensors, key = self.tensors
-        moved = [x.to(device, non_blocking=non_blocking) for x in tensors]
+        moved: Any = [x.to(device, non_blocking=non_blocking) for x in tensors]
         cut, rank, depth = (
             x.to(device, non_blocking=non_blocking) for x in (self.cut, self.rank, self.depth_below)
         )

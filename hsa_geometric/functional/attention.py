@@ -130,7 +130,7 @@ def hierarchical_attention(
         out, evidence = sharded.attention(call, call.tree, backend, return_evidence)
     else:
         out, evidence = operator.attention(call, backend)
-    return (out, evidence) if return_evidence else out
+    return out if evidence is None or not return_evidence else (out, evidence)
 
 
 def attention_matrix(
@@ -199,7 +199,7 @@ def checked_call(
     dtype = accumulator(q.dtype) if isinstance(q, Tensor) else torch.float32
     if lists is None:
         list_checks.check_alone(key_tree, key_mass)
-        if not checks.fit(q, k, v, tree):
+        if not (isinstance(tree, TreeIndex) and checks.fit(q, k, v, tree)):
             tree = checks.as_tree(tree, q, sharded=sharded)
             checks.check_queries(q, k, tree)
             checks.check_values(v, q)

@@ -102,7 +102,7 @@ def _up(
         return nothing, nothing.sum(-1), nothing.new_empty(0, 1), (
             lambda z, w: tied if z is None else (tied + z).to(tied.dtype)
         )  # fmt: skip
-    values = {
+    values: dict[str, Any] = {
         name: None if x is None else x[plan.node]
         for name, x in zip(NODE_VALUES, (getattr(call, n) for n in NODE_VALUES), strict=True)
     }

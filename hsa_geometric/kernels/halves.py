@@ -77,7 +77,8 @@ class Down(torch.autograd.Function):
         call = halves.call
         ctx.halves = halves
         ctx.save_for_backward(*call.learned, call.mass, call.seed, *walk.saved, w)
-        halves.call = call._replace(**dict.fromkeys(Call._fields[:NUM_LEARNED]))
+        nothing: dict[str, Any] = dict.fromkeys(Call._fields[:NUM_LEARNED])
+        halves.call = call._replace(**nothing)
         out: Tensor = walk.down(z, w)
         return out
 

@@ -35,7 +35,9 @@ Result = tuple[Tensor, Tensor]
 
 def attention(call: Call, backend: str) -> Result:
     """Output ``[N, H, Dv]`` in the dtype of ``v``, and log evidence ``[trees, H]``."""
-    learned = call[:NUM_LEARNED]  # torch 2.10 cannot compile the property of that name
+    learned: tuple[Any, ...] = call[
+        :NUM_LEARNED
+    ]  # torch 2.10 cannot compile the property of that name
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in learned)
     if torch.compiler.is_compiling():
         out, evidence, _ = torch.ops.hsa_geometric.attention(*flat(call), backend, save)
