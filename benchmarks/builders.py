@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from inspect import isgenerator
 from multiprocessing import get_context
@@ -87,8 +88,9 @@ def big(num_points: int, methods: Sequence[str], threads: int = 1) -> str:
         size = pos.nbytes
         del pos
         for method in methods:
-            with get_context("spawn").Pool(1) as fresh:
-                built, indexed, seconds = fresh.apply(big_one, (str(path), method, threads))
+            with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
+                found = fresh.submit(big_one, str(path), method, threads).result()
+            built, indexed, seconds = found
             rows.append([method, f"{built / size:.2f}", f"{indexed / size:.2f}", f"{seconds:.0f}"])
     return markdown(["method", "peak", "peak, with the index", "CPU seconds"], rows)
 
