@@ -49,8 +49,10 @@ class TreeShard(TreeIndex):
         group: Any = None,
     ) -> TreeShard:
         """Index the nodes of a process, of which there may be none."""
-        tensors: Any = TreeIndex.from_parent(parent).tensors if parent.numel() else _nothing(parent)
-        return cls(*tensors, cut, TreeIndex.from_parent(top_parent), rank, depth_below, group)
+        tensors = TreeIndex.from_parent(parent).tensors if parent.numel() else _nothing(parent)
+        top = TreeIndex.from_parent(top_parent)
+        fields: list[Any] = [*tensors, cut, top, rank, depth_below, group]
+        return cls(*fields)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -60,11 +62,12 @@ class TreeShard(TreeIndex):
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeShard:
         """The same shard on another device."""
         *tensors, key = self.tensors
-        moved: Any = [x.to(device, non_blocking=non_blocking) for x in tensors]
+        moved = [x.to(device, non_blocking=non_blocking) for x in tensors]
         cut, rank, depth = (
             x.to(device, non_blocking=non_blocking) for x in (self.cut, self.rank, self.depth_below)
         )
-        return TreeShard(*moved, key, cut, self.top.to(device), rank, depth, self.group)
+        fields: list[Any] = [*moved, key, cut, self.top.to(device), rank, depth, self.group]
+        return TreeShard(*fields)
 
     @property
     def here(self) -> int:

@@ -17,7 +17,7 @@ BRANCHES = {
     "transforms": {"builders", "data", "functional"},
     "surgery": {"builders", "data", "functional"},
     "report": {"builders", "data", "functional", "surgery"},
-    "distributed": {"functional", "data"},
+    "distributed": {"functional", "data", "builders"},
     "adapters": {"builders", "data", "functional", "report"},
     "testing": {"functional", "data", "builders", "nn"},
     "graphgym": {"functional", "data", "nn"},

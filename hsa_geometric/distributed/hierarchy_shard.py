@@ -108,8 +108,8 @@ class HierarchyShard(Hierarchy):
         return self.tree.num_trees
 
     def _index(self, parent: Tensor) -> TreeShard:
-        cut = (self[key] for key in CUT[:4])
-        return TreeShard.of(parent, *cut, self.__dict__["_group"].group)
+        cut, top, rank, depth = (self[key] for key in CUT[:4])
+        return TreeShard.of(parent, cut, top, rank, depth, self.__dict__["_group"].group)
 
     def _coarsened(self, out: Hierarchy, tree: TreeIndex, clusters: Clusters) -> None:
         assert isinstance(tree, TreeShard)

@@ -103,9 +103,9 @@ def choose_cut(tree: TreeIndex, processes: int, level: int | None = None) -> tup
                 f"{pieces.numel()} subtrees of {tree.num_leaves} leaves, as of a chain; "
                 f"surgery.rebalance makes it shallower)"
             )
-        ranks, busiest = _share(cost[pieces].tolist(), processes)
+        shared, busiest = _share(cost[pieces].tolist(), processes)
         if best is None or busiest < best[0]:
-            best = busiest, pieces, torch.tensor(ranks, device=tree.device)
+            best = busiest, pieces, torch.tensor(shared, device=tree.device)
         if busiest <= EVEN * total / processes:
             break
     assert best is not None
