@@ -34,6 +34,8 @@ def _labels(length: str) -> re.Pattern[str]:
 
 _LABEL, _ANY_LABEL = _labels(_NUMBER), _labels(r"""[^ \t\r\n:{}'"]+""")
 _PLAIN = re.compile(r"""[^\s()\[\]{}"':;,=\\]*""")
+_QUOTES = ("'", '"')
+AT_ONCE = 1024  # labels between two steps of the bar
 _SYNTAX = np.array([ord(c) for c in "(),;"])
 
 
@@ -93,23 +95,31 @@ def from_newick(
     depth, spans = _scan(bare)
 
     names: list[dict[Any, Any]] = []
-    values = []
+    values, nan = [], float("nan")
     with counting(progress, len(spans), "from_newick", "node") as step:
-        for start, end in spans:
-            attrs, value = _label(clean, start, end)
-            names.append(attrs)
-            values.append(value)
-            step(1)
-    length = torch.tensor(values)
-    if (large := first(length.isinf())) is not None:
+        for done in range(0, len(spans), AT_ONCE):
+            some = spans[done : done + AT_ONCE]
+            for match in [_LABEL.fullmatch(clean, *span) for span in some]:
+                if match is None:
+                    raise _no_label(clean, spans[len(names)])
+                name, length, edge = match.groups()
+                if name[:1] in _QUOTES:
+                    name = name[1:-1].replace(2 * name[0], name[0])
+                names.append({"name": name})
+                if edge is not None:
+                    names[-1]["edge_num"] = int(edge)
+                values.append(nan if length is None else float(length))
+            step(len(some))
+    lengths = torch.tensor(values)
+    if (large := first(lengths.isinf())) is not None:
         match = _LABEL.fullmatch(clean, *spans[large])
         assert match is not None
         raise ValueError(
-            f"Expected branch lengths to fit in {length.dtype} (got {_shorten(match['length'])} at "
-            f"character {match.start('length')}; torch.set_default_dtype(torch.float64) takes "
+            f"Expected branch lengths to fit in {lengths.dtype} (got {_shorten(match['length'])} "
+            f"at character {match.start('length')}; torch.set_default_dtype(torch.float64) takes "
             f"lengths up to 1.8e308)"
         )
-    h = from_postorder(depth, names, internal, leaf_data, {"tree_length": length})
+    h = from_postorder(depth, names, internal, leaf_data, {"tree_length": lengths})
     h["tree_length"][own_leaves(len(values), h)] = 0
     return h
 
@@ -265,7 +275,8 @@ def _scan(bare: str) -> tuple[np.ndarray[Any, Any], list[tuple[int, int]]]:
                 f"Expected a tree before each ';' (got none at character {j} of 'text'; a tree of "
                 f"one leaf without a name is \"'';\")"
             )
-    for i, j in zip(start[opens].tolist(), at[opens].tolist(), strict=True):
+    filled = opens & (at > start)
+    for i, j in zip(start[filled].tolist(), at[filled].tolist(), strict=True):
         if label := bare[i:j].strip(" \t\r\n"):
             raise ValueError(
                 f"Expected labels to follow their brackets (got {_shorten(label)} before the '(' "
@@ -280,28 +291,18 @@ def _refuse(wrong: np.ndarray[Any, Any], at: np.ndarray[Any, Any], what: str) ->
         raise ValueError(f"Expected {what} (at character {int(at[wrong][0])} of 'text')")
 
 
-def _label(clean: str, start: int, end: int) -> tuple[dict[Any, Any], float]:
-    """Attributes and branch length of the node whose label stands there."""
-    match = _LABEL.fullmatch(clean, start, end)
-    if match is None:
-        if match := _ANY_LABEL.fullmatch(clean, start, end):
-            raise ValueError(
-                f"Expected a branch length to be a decimal number such as 0.1 or 1e-3 (got "
-                f"{_shorten(match['length'])} at character {match.start('length')}; leave an "
-                f"unknown one out)"
-            )
-        raise ValueError(
-            f"Expected a label 'name:length' (got {_shorten(clean[start:end].strip())} at "
-            f"character {start}; a name with blanks, colons, braces or quotes needs quotes)"
+def _no_label(clean: str, span: tuple[int, int]) -> ValueError:
+    """What is wrong with what stands there."""
+    if match := _ANY_LABEL.fullmatch(clean, *span):
+        return ValueError(
+            f"Expected a branch length to be a decimal number such as 0.1 or 1e-3 (got "
+            f"{_shorten(match['length'])} at character {match.start('length')}; leave an unknown "
+            f"one out)"
         )
-    name, length, edge = match.groups()
-    if name[:1] in ("'", '"'):
-        quote = name[0]
-        name = name[1:-1].replace(quote + quote, quote)
-    attrs = {"name": name} if edge is None else {"name": name, "edge_num": int(edge)}
-    if length is None:
-        return attrs, float("nan")
-    return attrs, float(length)
+    return ValueError(
+        f"Expected a label 'name:length' (got {_shorten(clean[slice(*span)].strip())} at "
+        f"character {span[0]}; a name with blanks, colons, braces or quotes needs quotes)"
+    )
 
 
 def _shorten(text: str) -> str:
