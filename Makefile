@@ -23,13 +23,21 @@ VERSION_TESTS := tests/data tests/nn tests/surgery tests/test_tree.py \
     $(addprefix tests/builders/test_,from_clusters.py from_parent.py from_pooling.py) \
     tests/builders/test_networkx_round_trip.py
 
-.PHONY: demo test lint docs test-random sanitize test-oldest test-newest test-versions dist clean
+.PHONY: demo test test-slow test-all lint docs test-random sanitize test-oldest test-newest test-versions dist clean
 
 demo: $(VENV)/examples-$(TORCH)
 	$(BIN)/python examples/molecules.py
 
 test: $(VENV)/test-$(TORCH)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(ARGS)
+
+# What `make test` leaves: long ones, and all that runs in Triton's interpreter. One in SAMPLE is drawn.
+SAMPLE ?= 1
+test-slow: $(VENV)/test-$(TORCH)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow --sample $(SAMPLE) \
+	    --sample-seed $(SEED) $(ARGS)
+
+test-all: test test-slow
 
 lint: $(VENV)/test-$(TORCH)
 	$(BIN)/ruff check .

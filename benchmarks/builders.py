@@ -32,7 +32,7 @@ from hsa_geometric.builders.voxels import from_voxels
 from hsa_geometric.data import Hierarchy
 
 from .measure import interleaved, machine, machine_line
-from .memory import _status
+from hsa_geometric.report._peak import status
 from .report import markdown
 
 AIM = 5  # from_points of a million points, against cKDTree
@@ -107,11 +107,11 @@ def big_one(path: str, method: str, threads: int) -> tuple[int, int, float]:
 
     pos = np.load(path, mmap_mode="r")
     build(np.array(pos[:1000]))  # loads what is needed
-    before, start = _status("VmHWM"), process_time()
+    before, start = status("VmHWM"), process_time()
     h = build(pos)
-    built, seconds = _status("VmHWM"), process_time() - start
+    built, seconds = status("VmHWM"), process_time() - start
     assert h.tree.num_leaves == len(pos)
-    return built - before, _status("VmHWM") - before, seconds
+    return built - before, status("VmHWM") - before, seconds
 
 
 def molecules(num_atoms: int) -> dict[str, float]:

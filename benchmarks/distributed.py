@@ -28,7 +28,7 @@ from hsa_geometric.functional import hierarchical_attention, sharded
 from hsa_geometric.testing.zoo import balanced
 
 from .measure import machine, machine_line
-from .memory import _status
+from hsa_geometric.report._peak import status
 
 SENT = {"bytes": 0}
 
@@ -79,7 +79,7 @@ def measure(
 
     for name, call in (("forward", forward), ("both", both)):
         found[name] = timed(call, repeats)
-    found["peak"] = _status("VmHWM")
+    found["peak"] = status("VmHWM")
     queue.put(found)
     dist.barrier()
     dist.destroy_process_group()

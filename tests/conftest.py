@@ -1,6 +1,7 @@
 """Loaded before any test: how asserts are shown, and how Triton's kernels run here."""
 
 import os
+import random
 
 import pytest
 import torch
@@ -11,6 +12,25 @@ pytest.register_assert_rewrite("helpers")  # its asserts explain themselves too
 # in its interpreter.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--sample", type=int, default=1, help="one slow test in so many")
+    parser.addoption("--sample-seed", type=int, default=0, help="which of them")
+
+
+def pytest_collection_modifyitems(config, items):
+    """What runs in Triton's interpreter is slow, as a test may be that says so."""
+    draw, most = random.Random(config.getoption("sample_seed")), config.getoption("sample")
+    left = []
+    for item in items:
+        if "triton" in getattr(getattr(item, "callspec", None), "id", "").split("-"):
+            item.add_marker("slow")
+        if item.get_closest_marker("slow") and draw.randrange(most):
+            left.append(item)
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
 
 
 @pytest.fixture(scope="session")

@@ -30,11 +30,11 @@ def peak(call: Callable[[], Any], device: str = "cpu") -> int:
         libc.malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # VmHWM, the highest resident size, starts again from here
-    before = _status("VmRSS")
+    before = status("VmRSS")
     call()
-    return max(0, _status("VmHWM") - before)
+    return max(0, status("VmHWM") - before)
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     with open("/proc/self/status") as file:
         return next(1024 * int(line.split()[1]) for line in file if line.startswith(field + ":"))

@@ -192,6 +192,7 @@ def test_a_leaf_alone_beside_a_larger_tree_changes_nothing_there(backend):
         assert_close(a[1:4], b)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(forests(max_nodes=18), st.booleans(), st.data())
 def test_no_nan_for_any_pattern_of_padding(parent, self_loop, data):
