@@ -30,9 +30,9 @@ from hsa_geometric.builders.molecules import atom_groups, from_smiles
 from hsa_geometric.builders.points import from_points
 from hsa_geometric.builders.voxels import from_voxels
 from hsa_geometric.data import Hierarchy
+from hsa_geometric.report._peak import status
 
 from .measure import interleaved, machine, machine_line
-from hsa_geometric.report._peak import status
 from .report import markdown
 
 AIM = 5  # from_points of a million points, against cKDTree

@@ -25,10 +25,10 @@ import torch.distributed as dist
 from hsa_geometric import Hierarchy
 from hsa_geometric.distributed import shard_hierarchy
 from hsa_geometric.functional import hierarchical_attention, sharded
+from hsa_geometric.report._peak import status
 from hsa_geometric.testing.zoo import balanced
 
 from .measure import machine, machine_line
-from hsa_geometric.report._peak import status
 
 SENT = {"bytes": 0}
 

@@ -3,7 +3,6 @@ import re
 import pytest
 from helpers import EXAMPLES
 
-
 LONG = [path for path in sorted(EXAMPLES.glob("[!_]*.py")) if path.stem != "distributed"]
 
 
