@@ -1,7 +1,6 @@
 r"""Properties of molecules, by message passing with and without the molecule's own hierarchy.
 
-Five models with the same parameters, data, splits, batches and epochs: message passing on bonds
-alone, and with, in each layer,
+Five models, equal but for what is in each layer: message passing on bonds alone, and with
 
 * ``flat softmax``: attention between all atoms of a molecule;
 * ``HSA``: attention along the tree, with a temperature for each level;
