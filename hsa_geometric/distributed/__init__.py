@@ -1,5 +1,6 @@
 """One tree on several processes of :mod:`torch.distributed`."""
 
+from ..shard import TreeShard
 from .halo import Halo
 from .hierarchy_shard import HierarchyShard
 from .load_shard import load_shard
@@ -11,6 +12,7 @@ from .shard_hierarchy import shard_hierarchy
 __all__ = [
     "Halo",
     "HierarchyShard",
+    "TreeShard",
     "load_shard",
     "make_shard",
     "save_shard",
