@@ -64,7 +64,7 @@ def measure(
     )  # fmt: skip
     count("_gather"), count("_scatter")
     shard = shard_hierarchy(Hierarchy(parent=balanced(4, depth)))
-    tree, rows = shard.tree if size > 1 else shard.tree.plan.local, shard.num_nodes
+    tree, rows = shard.tree if size > 1 else shard.tree._plan.local, shard.num_nodes
     torch.manual_seed(rank)
     q, k, v, grad = (torch.randn(rows, heads, channels) for _ in range(4))
     found: dict[str, Any] = {"rank": rank, "leaves": rows}

@@ -80,7 +80,7 @@ class TreeShard(TreeIndex):
         return int(dist.get_world_size(self.group))
 
     @property
-    def plan(self) -> Plan:
+    def _plan(self) -> Plan:
         """What attention needs to know of the cut; worked out once."""
         return self.once(("shard", self.here), lambda: Plan.of(self))
 

@@ -22,8 +22,9 @@ class HierarchyShard(Hierarchy):
     r"""The leaves of one process, with all tree nodes above them, and where the tree was cut.
 
     A :class:`~hsa_geometric.Hierarchy`, so that ``layer(shard.x, shard.tree, mass=shard.mass)`` is
-    what one writes without processes; :attr:`tree` is a :class:`~hsa_geometric.distributed.TreeShard`,
-    with which layers attend to the leaves of all processes. It has these keys more, all tensors, so
+    what one writes without processes; :attr:`tree` is a
+    :class:`~hsa_geometric.distributed.TreeShard`, with which layers attend to the leaves of all
+    processes. It has these keys more, all tensors, so
     that it is saved and loaded as any other:
 
     ==============  ================================================================================

@@ -30,7 +30,7 @@ def attention(
     call: Call, shard: TreeShard, backend: str, with_evidence: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Output ``[N, H, Dv]`` of the leaves here and, if asked for, log evidence of all trees."""
-    plan, dtype = shard.plan, accumulator(call.q.dtype)
+    plan, dtype = shard._plan, accumulator(call.q.dtype)
     agree(shard, call, with_evidence)
     with torch.autocast(call.q.device.type, enabled=False):
         means, f, mass, finish = _up(call, plan, shard, backend)
@@ -159,7 +159,7 @@ def agree(shard: TreeShard, call: Call, with_evidence: bool) -> None:
     Raises:
         ValueError: naming the processes, if they differ.
     """
-    if not shard.plan.shared and not with_evidence:
+    if not shard._plan.shared and not with_evidence:
         return
     given = [-1 if x is None else x.shape[-1] for x in (getattr(call, n) for n in NODE_VALUES)]
     own = (str(call.q.dtype), str(call.v.dtype), *call.q.shape[1:], call.v.shape[2], *given,
