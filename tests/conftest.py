@@ -24,7 +24,8 @@ def pytest_collection_modifyitems(config, items):
     draw, most = random.Random(config.getoption("sample_seed")), config.getoption("sample")
     left = []
     for item in items:
-        if "triton" in getattr(getattr(item, "callspec", None), "id", "").split("-"):
+        given = getattr(getattr(item, "callspec", None), "id", "").split("-")
+        if "triton" in (*given, item.path.parent.name):
             item.add_marker("slow")
         if item.get_closest_marker("slow") and draw.randrange(most):
             left.append(item)
