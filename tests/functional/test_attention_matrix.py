@@ -115,15 +115,15 @@ def solve(tree, logits, mass):
     def x(multipliers):
         return np.exp(-(fixed + rows.T @ multipliers) / total - 1)
 
-    with np.errstate(over="ignore"):  # of its step sizes, where rounding keeps it above gtol
-        result = minimize(
-            lambda u: total @ x(u) + u.sum(),
-            x0=np.zeros(len(m)),
-            jac=lambda u: 1 - rows @ x(u),
-            hess=lambda u: (rows * (x(u) / total)) @ rows.T,
-            method="trust-exact",
-            options={"gtol": 1e-12},
-        )
+    result = minimize(
+        lambda u: total @ x(u) + u.sum(),
+        x0=np.zeros(len(m)),
+        jac=lambda u: 1 - rows @ x(u),
+        hess=lambda u: (rows * (x(u) / total)) @ rows.T,
+        method="trust-exact",
+        # Where rounding keeps the gradient above it, the radius must not shrink for ever.
+        options={"gtol": 1e-11, "maxiter": 100},
+    )
     best = x(result.x)
     np.testing.assert_allclose(rows @ best, 1.0, atol=1e-9)
     theta = np.zeros_like(logits)
