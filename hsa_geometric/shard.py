@@ -110,20 +110,22 @@ class TreeShard(TreeIndex):
         at = top.level[top.leaf_ids]
         if level >= 0:
             return level - at
-        tree = roots(top)[top.leaf]
-        deepest = at.new_zeros(top.num_trees).scatter_reduce(0, tree, at + self.depth_below, "amax")
+        tree, deepest = self._deepest()
         return (deepest[tree] + 1 + level).clamp(min=0) - at
+
+    def _deepest(self) -> tuple[Tensor, Tensor]:
+        """``[P]`` tree of each piece, and ``[trees]`` level of the deepest leaf of each."""
+        top = self.top
+        tree, level = roots(top)[top.leaf], top.level[top.leaf_ids] + self.depth_below
+        return tree, level.new_zeros(top.num_trees).scatter_reduce(0, tree, level, "amax")
 
     @property
     def deepest(self) -> Tensor:
         """``[trees here]`` level of the deepest leaf of each tree, wherever that is."""
 
         def make() -> Tensor:
-            top = self.top
-            level = top.level[top.leaf_ids] + self.depth_below
-            of_piece = roots(top)[top.leaf]
-            deepest = level.new_zeros(top.num_trees).scatter_reduce(0, of_piece, level, "amax")
-            return deepest[top.position[self.cut[self.order[self.root]]]]
+            _, deepest = self._deepest()
+            return deepest[self.top.position[self.cut[self.order[self.root]]]]
 
         return self.once("deepest", make)
 

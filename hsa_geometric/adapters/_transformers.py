@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..builders._extra import extra
 from ._attend import Patch, Site, attend, gather, keep_of
 
 PREFIX = "hsa_"
@@ -39,13 +40,8 @@ def refusal(module: nn.Module) -> str | None:
 
 
 def _masks() -> Any:
-    try:
+    with extra("transformers", "Adapters of Hugging Face models need transformers of version 5"):
         from transformers import masking_utils
-    except ImportError as error:
-        raise ImportError(
-            "Adapters of Hugging Face models need transformers of version 5: "
-            "pip install 'hsa_geometric[transformers]'"
-        ) from error
     return masking_utils
 
 

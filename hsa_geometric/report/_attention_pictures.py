@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._extra import extra
 from hsa_geometric.builders.molecules._rdkit import import_chem
 from hsa_geometric.builders.molecules.from_molecule import check_mol, mol_of
 from hsa_geometric.data.hierarchy import Hierarchy
@@ -89,12 +90,8 @@ def draw_surface_pyvista(
 ) -> Any:
     """The same on a plotter of PyVista."""
     points, face = positions(h), _faces(h)
-    try:
+    with extra("meshes", "backend='pyvista' needs PyVista"):
         import pyvista
-    except ImportError as error:
-        raise ImportError(
-            "backend='pyvista' needs PyVista: pip install 'hsa_geometric[meshes]'"
-        ) from error
     from matplotlib.colors import LogNorm
 
     if len(points) == 2:

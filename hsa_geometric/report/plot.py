@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hsa_geometric.builders._extra import extra
 from hsa_geometric.data.hierarchy import Hierarchy
 from hsa_geometric.functional import aggregate, clusters_at
 from hsa_geometric.functional.layout import layout
@@ -203,10 +204,6 @@ def _node_colors(h: Hierarchy, color: Tensor) -> Tensor:
 
 def pyplot() -> Any:
     """Matplotlib, imported where pictures are drawn."""
-    try:
+    with extra("examples", "Pictures need matplotlib"):
         import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            "Pictures need matplotlib: pip install 'hsa_geometric[examples]'"
-        ) from error
     return plt

@@ -2,6 +2,7 @@ import pytest
 import torch
 from helpers import load_example
 from torch_geometric.utils import get_mesh_laplacian
+from tqdm import tqdm
 
 from hsa_geometric.functional import clusters_at
 
@@ -128,7 +129,7 @@ def test_message_passing_alone_sees_only_a_few_edges(plane):
 def test_message_passing_trains_for_the_seconds_given_and_others_for_the_steps(ant, monkeypatch):
     ticks = iter(range(10**6))  # a second passes whenever the example asks for the time
     monkeypatch.setattr(mesh.time, "process_time", lambda: float(next(ticks)))
-    bar = pytest.importorskip("tqdm").tqdm(total=8, disable=True)
+    bar = tqdm(total=8, disable=True)
     passing = mesh.train(mesh.PASSING, ant, 2, seed=0, min_seconds=4.0, bar=bar)
     assert (passing["steps"], passing["seconds"]) == (4, 4.0)
     assert mesh.train(mesh.HSA, ant, 2, seed=0, min_seconds=0.0, bar=bar)["steps"] == 2

@@ -123,7 +123,8 @@ def test_a_triangle_has_the_mean_of_its_corners():
 
 
 def test_pyvista_draws_the_surface_where_asked():
-    pyvista = pytest.importorskip("pyvista")
+    import pyvista
+
     h = surface()
     plotter = pyvista.Plotter(off_screen=True)
     picture = plot_attention(
@@ -145,7 +146,6 @@ def test_an_image_has_a_pixel_for_each_cell():
 
 
 def test_words_are_shaded_paragraph_by_paragraph():
-    pytest.importorskip("regex")
     h = from_text(TEXT)
     weight = torch.rand(h.num_nodes)
     picture = plot_attention(h, weight, 2, text=TEXT)
@@ -163,7 +163,6 @@ def test_words_are_shaded_paragraph_by_paragraph():
 
 
 def test_html_has_every_word_escaped():
-    pytest.importorskip("regex")
     h = from_text(TEXT)
     html = plot_attention(h, torch.rand(h.num_nodes), 0, text=TEXT, kind="html").ax
     assert html.count("<span") == h.num_nodes and html.count("<p>") == 2
@@ -172,7 +171,8 @@ def test_html_has_every_word_escaped():
 
 
 def test_a_molecule_is_drawn_with_and_without_smiles():
-    Chem = pytest.importorskip("rdkit.Chem")
+    from rdkit import Chem
+
     from hsa_geometric.builders import from_molecule, from_smiles
 
     h = from_smiles("CC(=O)NC")
