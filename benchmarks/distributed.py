@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from hsa_geometric import Hierarchy
-from hsa_geometric.distributed import shard_hierarchy
+from hsa_geometric.distributed import load_shard, save_shards
 from hsa_geometric.functional import hierarchical_attention, sharded
 from hsa_geometric.report._peak import status
 from hsa_geometric.testing.zoo import balanced
@@ -53,17 +53,22 @@ def on_the_wire() -> int:
     return 0
 
 
+def save(folder: str, size: int, depth: int) -> None:
+    """Cut the tree, in a process of its own: those that attend never hold the whole."""
+    save_shards(Hierarchy(parent=balanced(4, depth)), folder, size)
+
+
 def measure(
-    rank: int, size: int, path: str, depth: int, heads: int, channels: int, repeats: int, queue: Any
+    rank: int, size: int, folder: str, heads: int, channels: int, repeats: int, queue: Any
 ) -> None:
     """One process: forward alone, then forward and backward."""
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{path}", rank=rank, world_size=size,
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size,
         timeout=timedelta(minutes=10),
     )  # fmt: skip
     count("_gather"), count("_scatter")
-    shard = shard_hierarchy(Hierarchy(parent=balanced(4, depth)))
+    shard = load_shard(folder)
     tree, rows = shard.tree if size > 1 else shard.tree._plan.local, shard.num_nodes
     torch.manual_seed(rank)
     q, k, v, grad = (torch.randn(rows, heads, channels) for _ in range(4))
@@ -104,13 +109,15 @@ def timed(call: Callable[[], Any], repeats: int) -> dict[str, float]:
     }  # fmt: skip
 
 
-def run(size: int, **options: Any) -> list[dict[str, Any]]:
+def run(size: int, depth: int, heads: int, channels: int, repeats: int) -> list[dict[str, Any]]:
     """What each of so many processes found."""
     context = get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
+        writer = context.Process(target=save, args=(folder, size, depth))
+        writer.start(), writer.join()
         queue, members = context.Queue(), []
         for rank in range(size):
-            args = (rank, size, f"{folder}/rendezvous", *options.values(), queue)
+            args = (rank, size, folder, heads, channels, repeats, queue)
             members.append(context.Process(target=measure, args=args))
             members[-1].start()
         found = [queue.get(timeout=1800) for _ in members]
@@ -196,8 +203,7 @@ def main() -> None:
     rows = []
     for depth in [] if args.plan else args.depth:
         for size in args.processes:
-            options = {"depth": depth, "heads": args.heads, "channels": args.channels}
-            rows.append(summary(run(size, **options, repeats=args.repeats)))
+            rows.append(summary(run(size, depth, args.heads, args.channels, args.repeats)))
             print(json.dumps(rows[-1]), flush=True)
     print(table(rows))
     print(plan(args.heads * args.channels))

@@ -8,9 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..functional.checks import check_rows, check_tensor
+from ..functional.checks import check_rows
+from ..functional.coarse_edges import coarse_edges
 from ..functional.edges import check_edge_index, check_range
 from ..functional.sharded import named
+from ..shard import TreeShard
 from .hierarchy_shard import HierarchyShard
 
 
@@ -19,7 +21,9 @@ class Halo:
 
     Every process keeps the edges that end at its leaves. Where one begins elsewhere, that leaf's
     row is fetched behind its own: ``conv(halo(x), halo.edge_index)[:x.size(0)]`` equals
-    those rows of ``conv`` on one process, and gradients go back to the leaves' own processes.
+    those rows of ``conv`` on one process, and gradients go back to the leaves' own processes. That
+    holds for what a row hears from its neighbours alone; ``GCNConv`` also weighs by the neighbours'
+    degrees, which are not here: normalise before the cut, and give the weights.
 
     All processes of the shard's group make it, and call it, together.
 
@@ -41,31 +45,62 @@ class Halo:
 
     def __init__(self, shard: HierarchyShard, edge_index: Tensor):
         edge_index = check_edge_index(edge_index)
-        tree = shard.tree
-        self.tree, self.group = tree, tree.group
-        size, rows = tree.size, shard.leaf_row
-        total = int(shard.cut_size[0])
-        check_range(edge_index, total)
-        target = _find(rows, edge_index[1])
+        check_range(edge_index, int(shard.cut_size[0]))
+        self._make(shard.leaf_row, edge_index, int(shard.cut_size[0]), shard.tree)
+
+    def _make(self, names: Tensor, edge_index: Tensor, total: int, tree: TreeShard) -> None:
+        """``names`` below ``total`` of the rows here, ascending; edges between names."""
+        self.tree, self.group, self.names, self.total = tree, tree.group, names, total
+        size = tree.size
+        target = _find(names, edge_index[1])
         self.edges = (target >= 0).nonzero().view(-1)
         target, outside = target[self.edges], edge_index[0, self.edges]
-        source = _find(rows, outside)
+        source = _find(names, outside)
         need, which = outside[source < 0].unique(return_inverse=True)
 
         # Row r is asked after at process r // part, where its holder has told of it.
         part = -(-total // size)
-        mine = torch.stack([rows, torch.full_like(rows, tree.here)], 1)
-        told, _, _ = _send(mine, rows // part, size, self.group)
-        holder = torch.zeros(part, dtype=torch.long, device=rows.device)
+        mine = torch.stack([names, torch.full_like(names, tree.here)], 1)
+        told, _, _ = _send(mine, names // part, size, self.group)
+        holder = torch.zeros(part, dtype=torch.long, device=names.device)
         holder[told[:, 0] % part] = told[:, 1]
         asked, back, _ = _send(need, need // part, size, self.group)
         answer = _move(holder[asked % part], back, _counts(need // part, size), self.group)
 
         order = torch.argsort(answer, stable=True)  # rows come from one process after the other
         wanted, self.give, self.take = _send(need[order], answer[order], size, self.group)
-        self.rows = _find(rows, wanted)
-        source[source < 0] = rows.numel() + order.argsort()[which]
+        self.rows = _find(names, wanted)
+        source[source < 0] = names.numel() + order.argsort()[which]
         self.edge_index = torch.stack([source, target])
+
+    def coarsen(
+        self, tree: TreeShard, cluster: Tensor, edge_weight: Tensor | None = None
+    ) -> tuple[Halo, Tensor]:
+        r"""Join the edges between the same two clusters, as
+        :func:`~hsa_geometric.functional.coarse_edges` does on one process.
+
+        Args:
+            tree: the shard whose leaves are the clusters, of
+                :func:`~hsa_geometric.functional.coarse_tree`.
+            cluster: cluster of each row here, as in ``clusters_at(...).cluster``.
+            edge_weight: weights of this halo's edges. (default: every edge weighs 1)
+
+        Returns:
+            The halo of the clusters, and the weights of its edges: sums of those joined.
+
+        Shapes:
+            - **input:** cluster :math:`(N)`, edge_weight :math:`(E_\mathrm{here})`
+        """
+        # A cluster's name is that of its first row; those of others lie with others.
+        first = self.names.new_full((tree.num_leaves,), self.total)
+        first = first.scatter_reduce(0, cluster, self.names, "amin")
+        beyond = self(first[cluster])[cluster.numel() :]
+        elsewhere, which = beyond.unique(return_inverse=True)
+        rows = torch.cat([cluster, tree.num_leaves + which])
+        joined = coarse_edges(self.edge_index, rows, edge_weight=edge_weight)
+        out = Halo.__new__(Halo)
+        out._make(first, torch.cat([first, elsewhere])[joined.edge_index], self.total, tree)
+        return out, joined.edge_weight
 
     def __call__(self, x: Tensor) -> Tensor:
         r"""Append the rows of the leaves that edges come from.
@@ -77,7 +112,8 @@ class Halo:
             - **input:** x :math:`(N, *)`
             - **output:** :math:`(N + N_\mathrm{elsewhere}, *)`
         """
-        check_tensor(x, "x")
+        if not isinstance(x, Tensor):
+            raise TypeError(f"Expected 'x' to be a tensor (got {type(x).__name__})")
         check_rows(x, "x", self.tree)
         return torch.cat([x, Move.apply(x[self.rows], self.give, self.take, self.group)])
 

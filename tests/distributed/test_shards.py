@@ -26,7 +26,7 @@ ERRORS = {
     "subgraph": "do it before the cut",
     "shard": "TypeError: Expected 'h' to be a whole Hierarchy .got HierarchyShard",
     "pickle": "Cannot pickle a TreeShard",
-    "edges": "Expected no 'edge_index' on a shard",
+    "edges": "Expected 'edge_index' to be a distributed.Halo",
 }
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from helpers import load_example
 from torch_geometric.data import Batch
-from torch_geometric.nn import GCNConv
+from torch_geometric.nn import GCNConv, GraphConv
 
 from hsa_geometric import Hierarchy, TreeIndex, coarsen, functional
 from hsa_geometric.distributed import Halo, HierarchyShard, make_shard, shard_hierarchy
@@ -86,29 +86,33 @@ def layers(group, h, level):
     conv = HierarchicalAttentionConv(
         h.x.shape[1], 4, heads=2, num_levels=3, pos_dim=2, residual=True, qk_norm="rms_norm"
     ).double()
-    unet = HierarchicalUNet(h.x.shape[1], 8, 3, levels=(-2, level), heads=2).double()
-    cotangent = torch.randn(h.num_nodes, 11, dtype=torch.float64)
+    levels = (-2, level)
+    unet = HierarchicalUNet(h.x.shape[1], 8, 3, levels=levels, heads=2).double()
+    with_edges = HierarchicalUNet(h.x.shape[1], 8, 3, levels, conv=GraphConv, heads=2).double()
+    halo, weight = Halo(shard, h.edge_index), h.edge_attr[:, 0].abs()
+    cotangent = torch.randn(h.num_nodes, 14, dtype=torch.float64)
 
-    def run(data, cotangent):
-        for model in (conv, unet):
+    def run(data, cotangent, edges):
+        for model in (conv, unet, with_edges):
             model.zero_grad()
         x = data.x.detach().requires_grad_()
         out = torch.cat(
             [
                 conv(x, data.tree, mass=data.mass, tree_pos=data.tree_pos),
                 unet(x, data.tree, mass=data.mass),
+                with_edges(x, data.tree, *edges, mass=data.mass),
             ],
             1,
         )
         (out * cotangent).sum().backward()
-        learned = [*conv.parameters(), *unet.parameters()]
+        learned = [*conv.parameters(), *unet.parameters(), *with_edges.parameters()]
         grads = torch.cat(
             [torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in learned]
         )
         return out.detach(), x.grad, grads.clone()
 
-    out, grad, learned = run(h, cotangent)
-    found, found_grad, partial = run(shard, cotangent[rows])
+    out, grad, learned = run(h, cotangent, (h.edge_index, weight))
+    found, found_grad, partial = run(shard, cotangent[rows], (halo, weight[halo.edges]))
     dist.all_reduce(partial, group=group)  # each process has its leaves' part of the gradient
     for a, b in ((found, out[rows]), (found_grad, grad[rows]), (partial, learned)):
         close(a, b, torch.float64)
@@ -132,7 +136,6 @@ def layers(group, h, level):
         torch.float64,
     )
 
-    halo = Halo(shard, h.edge_index)
     x = shard.x.detach().requires_grad_()
     source, target = halo.edge_index
     sums = torch.zeros_like(x).index_add(0, target, halo(x)[source].sin() * h.edge_attr[halo.edges])

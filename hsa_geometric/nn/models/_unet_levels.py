@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,11 @@ from ...functional.coarse_tree import coarse_tree
 from ...functional.lift import nest
 from ...functional.pool import pool_rows
 from ...kernels.operator import handed_out, sizes_of_index
+from ...shard import TreeShard
 from ...tree import FIELDS, TreeIndex
+
+if TYPE_CHECKING:
+    from ...distributed.halo import Halo
 
 
 class UNetLevel(NamedTuple):
@@ -28,6 +32,7 @@ class UNetLevel(NamedTuple):
         batch: sample of each cluster.
         edge_index: edges between the clusters, if there is a graph.
         edge_weight: their weights: sums of those of the leaves' edges.
+        halo: on a shard, rows of other processes' clusters that edges come from.
     """
 
     tree: TreeIndex
@@ -36,12 +41,13 @@ class UNetLevel(NamedTuple):
     batch: Tensor
     edge_index: Tensor | None
     edge_weight: Tensor | None
+    halo: Halo | None = None
 
 
 def unet_levels(
     tree: TreeIndex,
     levels: Sequence[int],
-    edge_index: Tensor | None,
+    edge_index: Tensor | Halo | None,
     edge_weight: Tensor | None,
     mass: Tensor | None,
     batch: Tensor | None,
@@ -51,7 +57,7 @@ def unet_levels(
     How many clusters there are depends on numbers: to a compiler this is one operator.
     """
     learned = edge_weight is not None and edge_weight.requires_grad
-    if not torch.compiler.is_compiling() or learned:
+    if not torch.compiler.is_compiling() or learned or not isinstance(edge_index, Tensor | None):
         return _coarsen(tree, levels, edge_index, edge_weight, mass, batch)
     batch, *flat = torch.ops.hsa_geometric.unet_levels(
         tree.tensors, list(levels), edge_index, edge_weight, mass, batch
@@ -64,21 +70,28 @@ def unet_levels(
 def _coarsen(
     tree: TreeIndex,
     levels: Sequence[int],
-    edge_index: Tensor | None,
+    edge_index: Tensor | Halo | None,
     edge_weight: Tensor | None,
     mass: Tensor | None,
     batch: Tensor | None,
 ) -> list[UNetLevel]:
     fine, fine_name = clusters_at(tree, -1), "the leaves"
     batch = fine.tree if batch is None else batch
-    out = [UNetLevel(tree, fine.cluster, mass, batch, edge_index, edge_weight)]
+    halo = None
+    if edge_index is not None and not isinstance(edge_index, Tensor):
+        halo, edge_index = edge_index, edge_index.edge_index
+    out = [UNetLevel(tree, fine.cluster, mass, batch, edge_index, edge_weight, halo)]
     for level in levels:
         coarse = coarse_tree(tree, level)
         index = nest(fine, coarse.clusters, fine_name, f"level {level}")
         fine, fine_name = coarse.clusters, f"level {level}"
         size, last = fine.num_clusters, out[-1]
         weight = torch.ones(index.shape, device=tree.device) if last.mass is None else last.mass
-        if last.edge_index is not None:
+        if last.halo is not None:
+            assert isinstance(coarse.tree, TreeShard)
+            halo, edge_weight = last.halo.coarsen(coarse.tree, index, last.edge_weight)
+            edge_index = halo.edge_index
+        elif last.edge_index is not None:
             edge_index, edge_weight, _ = coarse_edges(
                 last.edge_index, index, edge_weight=last.edge_weight
             )
@@ -88,7 +101,7 @@ def _coarsen(
                 "Expected each tree to lie in one sample of 'batch' (got one in several)"
             )
         mass = pool_rows(weight, index, size, reduce="sum")
-        out.append(UNetLevel(coarse.tree, index, mass, batch, edge_index, edge_weight))
+        out.append(UNetLevel(coarse.tree, index, mass, batch, edge_index, edge_weight, halo))
     return out
 
 

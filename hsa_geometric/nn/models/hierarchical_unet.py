@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ from ...shard import TreeShard
 from ...tree import TreeIndex
 from ..conv import HierarchicalAttentionConv
 from ._unet_levels import UNetLevel, unet_levels
+
+if TYPE_CHECKING:
+    from ...distributed.halo import Halo
 
 
 class HierarchicalUNet(torch.nn.Module):
@@ -132,7 +135,7 @@ class HierarchicalUNet(torch.nn.Module):
     def precompute(
         self,
         tree: TreeIndex | Tensor,
-        edge_index: Tensor | None = None,
+        edge_index: Tensor | Halo | None = None,
         edge_weight: Tensor | None = None,
         *,
         mass: Tensor | None = None,
@@ -152,10 +155,10 @@ class HierarchicalUNet(torch.nn.Module):
             raise ValueError(
                 f"Expected {expected} 'edge_index' in a model with {which} (got {got})"
             )
-        if edge_index is not None and isinstance(tree, TreeShard):
+        if isinstance(edge_index, Tensor) and isinstance(tree, TreeShard):
             raise ValueError(
-                "Expected no 'edge_index' on a shard of a tree (edges lead to other processes; "
-                "take a distributed.Halo beside the model)"
+                "Expected 'edge_index' to be a distributed.Halo on a shard of a tree (got a "
+                "tensor; edges lead to other processes)"
             )
         if edge_weight is not None and edge_index is None:
             raise ValueError("Expected 'edge_index' beside 'edge_weight' (got None)")
@@ -171,7 +174,7 @@ class HierarchicalUNet(torch.nn.Module):
         self,
         x: Tensor,
         tree: TreeIndex | Tensor | list[UNetLevel],
-        edge_index: Tensor | None = None,
+        edge_index: Tensor | Halo | None = None,
         edge_weight: Tensor | None = None,
         *,
         mass: Tensor | None = None,
@@ -184,7 +187,8 @@ class HierarchicalUNet(torch.nn.Module):
             tree: a :class:`~hsa_geometric.TreeIndex`, a ``Hierarchy``'s ``.tree``, a parent vector
                 (indexed anew at each call), or what :meth:`precompute` returned, which holds all
                 other arguments too.
-            edge_index: edges between leaves, if there is a :obj:`conv`.
+            edge_index: edges between leaves, if there is a :obj:`conv`. On a shard of a tree a
+                :class:`~hsa_geometric.distributed.Halo`, of whose edges the weights are.
             edge_weight: their weights. Edges between clusters weigh the sum of those they join,
                 where each weighs 1 by default.
             mass: weight of each leaf; 0 marks padding.
@@ -260,7 +264,8 @@ class _Block(torch.nn.Module):
             options = {}
             if self.conv_takes_weight and level.edge_weight is not None:
                 options["edge_weight"] = level.edge_weight.to(x.dtype)
-            out = out + self.conv(x, level.edge_index, **options)
+            rows = x if level.halo is None else level.halo(x)
+            out = out + self.conv(rows, level.edge_index, **options)[: x.shape[0]]
         if self.norm is not None:
             options = {"batch": level.batch} if self.norm_takes_batch else {}
             out = self.norm(out, **options)
