@@ -1,7 +1,9 @@
 """What several examples share: models of equal size, trained with several seeds, as a table."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -54,6 +56,49 @@ def warm_cosine(optimizer: Any, done: Callable[[], float]) -> Any:
         optimizer,
         lambda step: min(1.0, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, done()))),
     )
+
+
+class Clock:
+    """How long a run may take: so many epochs, or as many as begin within seconds of CPU.
+
+    It starts when it is made. Its :attr:`steps` are what a run tells the progress bar.
+    """
+
+    def __init__(self, epochs: int, seconds: float | None = None):
+        if seconds is not None and seconds < 1:
+            raise ValueError(f"Expected 'seconds' to be at least 1 (got {seconds})")
+        self.limit, self.seconds, self.start = epochs, seconds, time.process_time()
+        self.steps = epochs if seconds is None else int(seconds)
+
+    def __str__(self) -> str:
+        return f"{self.limit} epochs" if self.seconds is None else f"{self.seconds:g} s each"
+
+    @property
+    def spent(self) -> float:
+        """Seconds of CPU so far."""
+        return time.process_time() - self.start
+
+    def schedule(self, optimizer: Any, rate: float, steps: int, warm: float = 0.3) -> Any:
+        """A rate that rises and falls, for epochs of so many steps or until time is over."""
+        if self.seconds is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            return warm_cosine(optimizer, lambda: self.spent / self.steps)
+        total = self.limit * steps
+        return torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, rate, total_steps=total, pct_start=warm
+        )
+
+    def epochs(self, bar: Any) -> Iterator[int]:
+        """Counts epochs until time is over."""
+        told = 0
+        for epoch in itertools.count():
+            done = epoch if self.seconds is None else min(self.steps, int(self.spent))
+            bar.update(done - told)
+            told = done
+            if done >= self.steps:
+                return
+            yield epoch
 
 
 def compare(

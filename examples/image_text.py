@@ -21,13 +21,13 @@ is a first look.
 
 import argparse
 import random
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _compare import compare, descend, of_equal_size
+from _compare import Clock, compare, descend, of_equal_size
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -107,19 +107,16 @@ def shuffle(num: int, seed: int) -> Tensor:
     return torch.randperm(num, generator=torch.Generator().manual_seed(seed))
 
 
-def train(model: Any, shuffles: list[list[Batch]], test: Batch, epochs: int, bar: Any) -> dict:
+def train(model: Any, shuffles: list[list[Batch]], test: Batch, clock: Clock, bar: Any) -> dict:
     """Trains a model; returns it and its accuracy on the test samples."""
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
-    total = epochs * len(shuffles[0])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=total)
-    start = time.process_time()
-    for epoch in range(epochs):
+    schedule = clock.schedule(optimizer, 4e-3, len(shuffles[0]))
+    for epoch in clock.epochs(bar):
         for batch in shuffles[epoch % len(shuffles)]:
             loss = F.cross_entropy(model(batch), batch.y)
             descend(loss, model, optimizer, schedule)
-            bar.set_postfix_str(f"loss {float(loss.detach()):.3f}", refresh=False)
-            bar.update()
-    seconds = time.process_time() - start
+        bar.set_postfix_str(f"loss {float(loss.detach()):.3f}", refresh=False)
+    seconds = clock.spent
     model.eval()
     with torch.no_grad():
         right = model(test).argmax(1) == test.y
@@ -175,6 +172,7 @@ def draw_picture(results: dict, model: Any, sample: Hierarchy, text: str, out: P
 def main(
     seeds: int = 5,
     epochs: int = 20,
+    seconds: float | None = None,
     samples: int = 600,
     limit: int | None = None,
     out: str | Path = FIGURE,
@@ -185,6 +183,7 @@ def main(
     Args:
         seeds: number of splits and initialisations.
         epochs: epochs of each run.
+        seconds: seconds of CPU of each run, instead.
         samples: number of samples for training; all others are for testing.
         limit: use only the first so many samples.
         out: where the picture goes.
@@ -195,11 +194,12 @@ def main(
         CPU, of a run on average); and the path of the ``picture``.
     """
     data, captions = load(limit)
+    clock = partial(Clock, epochs, seconds)
 
     def prepare(seed: int) -> list[list[Batch]]:
         order = shuffle(len(data), seed)
         own = order[:samples]
-        orders = [own[torch.randperm(samples)] for _ in range(min(4, epochs))]
+        orders = [own[torch.randperm(samples)] for _ in range(4)]
         return [
             [Batch.from_data_list([data[i] for i in part.tolist()]) for part in parts]
             for parts in (*(order.split(20) for order in orders), [order[samples:]])
@@ -207,16 +207,16 @@ def main(
 
     def run(name: str, given: list[list[Batch]], bar: Any) -> dict[str, Any]:
         *shuffles, (test,) = given
-        return train(make_model(name), shuffles, test, epochs, bar)
+        return train(make_model(name), shuffles, test, clock(), bar)
 
     results, runs = compare(
-        VARIANTS, seeds, prepare, run, steps=epochs * -(-samples // 20), key="accuracy",
+        VARIANTS, seeds, prepare, run, steps=clock().steps, key="accuracy",
         titles=("digits with captions", "accuracy"), progress=progress,
     )  # fmt: skip
     shown = int(shuffle(len(data), 0)[-1])
     draw_picture(results, runs["HSA"][0]["model"], data[shown], captions[shown], Path(out))
     print(f"\n{samples} samples for training, {len(data) - samples} for testing, {seeds} seeds, "
-          f"{epochs} epochs, mean ± standard deviation\npicture: {out}")  # fmt: skip
+          f"{clock()}, mean ± standard deviation\npicture: {out}")  # fmt: skip
     return {**results, "picture": str(out)}
 
 
@@ -224,8 +224,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="digits with captions as nested signals")
     parser.add_argument("--seeds", type=int, help="splits and initialisations (default: 5)")
     parser.add_argument("--epochs", type=int, help="epochs of a run (default: 20)")
+    parser.add_argument("--seconds", type=float, help="seconds of CPU of a run instead of epochs")
     parser.add_argument("--out", type=Path, default=FIGURE, help="where to save the picture")
     parser.add_argument("--fast", action="store_true", help="1 seed, 5 epochs: a first look")
     args = parser.parse_args()
     seeds, epochs = (1, 5) if args.fast else (5, 20)
-    main(args.seeds or seeds, args.epochs or epochs, out=args.out)
+    main(args.seeds or seeds, args.epochs or epochs, args.seconds, out=args.out)

@@ -19,14 +19,13 @@ measured well, count as -8), or of `MoleculeNet <https://moleculenet.org>`_'s li
 import argparse
 import copy
 import csv
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from _compare import compare, descend, needs, of_equal_size
+from _compare import Clock, compare, descend, needs, of_equal_size
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch_geometric.data import Batch
@@ -181,18 +180,16 @@ def make_model(sample: Hierarchy, variant: str, few: bool = True, channels: int 
 
 
 def train(
-    model: Net, shuffles: list[list[Batch]], val: Batch, test: Batch, epochs: int, bar: Any
+    model: Net, shuffles: list[list[Batch]], val: Batch, test: Batch, clock: Clock, bar: Any
 ) -> dict[str, Any]:
     """Trains a model; returns it as of its best validation epoch, with its test predictions."""
-    start, rate, best = time.process_time(), 2e-3, float("inf")
+    best = float("inf")
     y = torch.cat([batch.y for batch in shuffles[0]])
     mean, std = y.mean(), y.std()
     average = AveragedModel(model, None, None, get_ema_multi_avg_fn(0.95), use_buffers=True).eval()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=model.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rate, total_steps=epochs * len(shuffles[0]), pct_start=0.1
-    )
-    for epoch in range(epochs):
+    schedule = clock.schedule(optimizer, 2e-3, len(shuffles[0]), warm=0.1)
+    for epoch in clock.epochs(bar):
         for batch in shuffles[epoch % len(shuffles)]:
             loss = F.mse_loss(model(batch), (batch.y - mean) / std)
             descend(loss, model, optimizer, schedule)
@@ -202,8 +199,7 @@ def train(
         if error < best:
             best, state = error, copy.deepcopy(average.module.state_dict())
         bar.set_postfix_str(f"validation {best:.3f}", refresh=False)
-        bar.update()
-    seconds = time.process_time() - start
+    seconds = clock.spent
     model.load_state_dict(state)
     with torch.no_grad():
         predicted = model.eval()(test) * std + mean
@@ -250,6 +246,7 @@ def main(
     how: str = "random",
     seeds: int = 5,
     epochs: int | None = None,
+    seconds: float | None = None,
     limit: int | None = None,
     out: str | Path = FIGURE,
     progress: bool = True,
@@ -260,11 +257,12 @@ def main(
     """
     needs("matplotlib", "rdkit")
     task, mols = load(Path(data), limit, progress)
-    steps, few = task.epochs if epochs is None else epochs, len(mols) < FEW
+    few = len(mols) < FEW
+    clock = partial(Clock, task.epochs if epochs is None else epochs, seconds)
 
     def prepare(seed: int) -> list[list[Batch]]:
         index, *held_out = split(mols, seed, how)
-        orders = [index[torch.randperm(len(index))] for _ in range(min(4, steps))]
+        orders = [index[torch.randperm(len(index))] for _ in range(4)]
         return [  # batches and their forests are built only once
             [Batch.from_data_list([mols[i] for i in part.tolist()]) for part in parts]
             for parts in (*(order.split(32) for order in orders), held_out)
@@ -272,13 +270,13 @@ def main(
 
     def run(name: str, given: list[list[Batch]], bar: Any) -> dict[str, Any]:
         *shuffles, (val, test) = given
-        return train(make_model(mols[0], name, few), shuffles, val, test, steps, bar)
+        return train(make_model(mols[0], name, few), shuffles, val, test, clock(), bar)
 
     results, runs = compare(
-        VARIANTS, seeds, prepare, run, steps=steps, key="rmse", progress=progress,
+        VARIANTS, seeds, prepare, run, steps=clock().steps, key="rmse", progress=progress,
         titles=(task.name, f"test RMSE [{task.unit}]"),
     )  # fmt: skip
-    print(f"\n{len(mols)} molecules, {seeds} {how} 80/10/10 splits, {steps} epochs, mean ± std"
+    print(f"\n{len(mols)} molecules, {seeds} {how} 80/10/10 splits, {clock()}, mean ± std"
           f"\npicture: {out}")  # fmt: skip
     tests = sorted((mols[i] for i in split(mols, 0, how)[2].tolist()), key=lambda h: h.num_nodes)
     small = tests[: 1 + len(tests) // 2]  # which are easy to read
@@ -292,9 +290,10 @@ if __name__ == "__main__":
     parser.add_argument("--split", choices=["random", "scaffold"], default="random")
     parser.add_argument("--seeds", type=int, default=5, help="splits and initialisations")
     parser.add_argument("--epochs", type=int, help="epochs of a run (default: by data set)")
+    parser.add_argument("--seconds", type=float, help="seconds of CPU of a run instead of epochs")
     parser.add_argument("--limit", type=int, help="a random sample of so many molecules")
     parser.add_argument("--out", type=Path, default=FIGURE, help="where to save the picture")
     parser.add_argument("--fast", action="store_true", help="1 seed, 5 epochs: a first look")
     args = parser.parse_args()
     seeds, epochs = (1, 5) if args.fast else (args.seeds, args.epochs)
-    main(args.data, args.split, seeds, epochs, args.limit, args.out)
+    main(args.data, args.split, seeds, epochs, args.seconds, args.limit, args.out)

@@ -15,13 +15,13 @@ within the spread.
 """
 
 import argparse
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _compare import compare, descend, of_equal_size
+from _compare import Clock, compare, descend, of_equal_size
 from torch import Tensor
 
 from hsa_geometric import from_grid
@@ -69,23 +69,20 @@ def forest(images: int) -> Any:
 
 
 def train(
-    variant: str, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor], epochs: int, bar: Any
+    variant: str, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor], clock: Clock, bar: Any
 ) -> dict[str, Any]:
     """Trains a model; returns it and its accuracy on the test images."""
     model = make_model(variant)
     size = 20
     trees = {n: forest(n) for n in {size, len(x) % size} - {0}}
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
-    total = epochs * -(-len(x) // size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=total)
-    start = time.process_time()
-    for _ in range(epochs):
+    schedule = clock.schedule(optimizer, 4e-3, -(-len(x) // size))
+    for _ in clock.epochs(bar):
         for part in torch.randperm(len(x)).split(size):
             loss = F.cross_entropy(model(x[part].flatten(0, 1), trees[len(part)]), y[part])
             descend(loss, model, optimizer, schedule)
-            bar.set_postfix_str(f"loss {float(loss.detach()):.3f}", refresh=False)
-            bar.update()
-    seconds = time.process_time() - start
+        bar.set_postfix_str(f"loss {float(loss.detach()):.3f}", refresh=False)
+    seconds = clock.spent
     model.eval()
     with torch.no_grad():
         logits = [model(part.flatten(0, 1), forest(len(part))) for part in test[0].split(400)]
@@ -138,6 +135,7 @@ def draw(results: dict[str, Any], models: dict[str, Any], image: Tensor, out: Pa
 def main(
     seeds: int = 5,
     epochs: int = 20,
+    seconds: float | None = None,
     images: int = 600,
     out: str | Path = FIGURE,
     progress: bool = True,
@@ -147,6 +145,7 @@ def main(
     Args:
         seeds: number of splits and initialisations.
         epochs: epochs of each run.
+        seconds: seconds of CPU of each run, instead.
         images: number of images for training; all others are for testing.
         out: where the picture goes.
         progress: show a progress bar.
@@ -156,6 +155,7 @@ def main(
         CPU, of a run on average); and the path of the ``picture``.
     """
     x, y = load()
+    clock = partial(Clock, epochs, seconds)
 
     def prepare(seed: int) -> tuple[Tensor, Tensor]:
         order = torch.randperm(len(x))
@@ -163,15 +163,15 @@ def main(
 
     def run(name: str, parts: tuple[Tensor, Tensor], bar: Any) -> dict[str, Any]:
         own, rest = parts
-        return train(name, x[own], y[own], (x[rest], y[rest]), epochs, bar)
+        return train(name, x[own], y[own], (x[rest], y[rest]), clock(), bar)
 
     results, runs = compare(
-        VARIANTS, seeds, prepare, run, steps=epochs * -(-images // 20), key="accuracy",
+        VARIANTS, seeds, prepare, run, steps=clock().steps, key="accuracy",
         titles=("digits", "accuracy"), progress=progress,
     )  # fmt: skip
     draw(results, {name: each[0]["model"] for name, each in runs.items()}, x[0], Path(out))
-    print(f"\n{images} images for training, {len(x) - images} for testing, {seeds} seeds, {epochs} "
-          f"epochs, mean ± standard deviation\npicture: {out}")  # fmt: skip
+    print(f"\n{images} images for training, {len(x) - images} for testing, {seeds} seeds, "
+          f"{clock()}, mean ± standard deviation\npicture: {out}")  # fmt: skip
     return {**results, "picture": str(out)}
 
 
@@ -179,8 +179,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="digits on a quadtree")
     parser.add_argument("--seeds", type=int, help="splits and initialisations (default: 5)")
     parser.add_argument("--epochs", type=int, help="epochs of a run (default: 20)")
+    parser.add_argument("--seconds", type=float, help="seconds of CPU of a run instead of epochs")
     parser.add_argument("--out", type=Path, default=FIGURE, help="where to save the picture")
     parser.add_argument("--fast", action="store_true", help="1 seed, 5 epochs: a first look")
     args = parser.parse_args()
     seeds, epochs = (1, 5) if args.fast else (5, 20)
-    main(args.seeds or seeds, args.epochs or epochs, out=args.out)
+    main(args.seeds or seeds, args.epochs or epochs, args.seconds, out=args.out)

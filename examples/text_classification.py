@@ -46,13 +46,11 @@ import collections
 import copy
 import importlib
 import inspect
-import itertools
 import json
 import math
 import pkgutil
 import random
 import re
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +58,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _compare import descend
+from _compare import Clock, descend
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -267,32 +265,25 @@ def train(
         variant, corpus["words"], corpus["classes"], options["channels"], options["layers"],
         options["positions"],
     )  # fmt: skip
-    words = options["batch_words"]
-    epochs = [batches(data, words, 1000 * seed + epoch) for epoch in range(options["epochs"])]
-    plan = [part for epoch in epochs for part in epoch]
-    ends = set(itertools.accumulate(map(len, epochs)))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=options["rate"], weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, options["rate"], total_steps=len(plan), pct_start=0.1
-    )
-    best, best_state = -1.0, model.state_dict()
-    start, losses = time.perf_counter(), []
-    for step, index in enumerate(plan):
-        batch = collate(data, index)
-        x = batch.x
-        if options["word_dropout"]:
-            x = x.masked_fill(torch.rand(x.shape) < options["word_dropout"], 0)
-        loss = F.cross_entropy(model(x, batch.tree), batch.y)
-        descend(loss, model, optimizer, schedule)
-        losses.append(float(loss.detach()))
-        status = f"seed {seed}, loss {sum(losses[-50:]) / len(losses[-50:]):.3f}"
-        bar.set_postfix_str(status, refresh=False)
-        bar.update()
-        if step + 1 in ends:
-            accuracy = float(right(model, validation, words).mean())
-            if accuracy > best:
-                best, best_state = accuracy, copy.deepcopy(model.state_dict())
-    seconds = time.perf_counter() - start
+    words, clock = options["batch_words"], Clock(options["epochs"], options["seconds"])
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
+    most = max(len(batches(data, words, 1000 * seed + i)) for i in range(options["epochs"]))
+    schedule = clock.schedule(optimizer, options["rate"], most, warm=0.1)
+    best, best_state, losses = -1.0, model.state_dict(), []
+    for epoch in clock.epochs(bar):
+        for index in batches(data, words, 1000 * seed + epoch):
+            batch = collate(data, index)
+            x = batch.x
+            if options["word_dropout"]:
+                x = x.masked_fill(torch.rand(x.shape) < options["word_dropout"], 0)
+            loss = F.cross_entropy(model(x, batch.tree), batch.y)
+            descend(loss, model, optimizer, schedule)
+            losses.append(float(loss.detach()))
+        bar.set_postfix_str(f"seed {seed}, loss {mean(losses[-50:]):.3f}", refresh=False)
+        accuracy = float(right(model, validation, words).mean())
+        if accuracy > best:
+            best, best_state = accuracy, copy.deepcopy(model.state_dict())
+    seconds = clock.spent
     model.load_state_dict(best_state)
     correct = right(model, test, words)
     long = torch.tensor([h.num_nodes > LONG for h in corpus["test"]])
@@ -300,7 +291,7 @@ def train(
         "accuracy": float(correct.mean()),
         "long": float(correct[long].mean()) if long.any() else math.nan,
         "seconds": seconds,
-        "step": seconds / len(plan),
+        "step": seconds / len(losses),
         "parameters": parameters(model),
         "model": model,
     }
@@ -397,6 +388,7 @@ def main(
     data: str | Path | None = None,
     seeds: int = 5,
     epochs: int = 3,
+    seconds: float | None = None,
     limit: int = 8000,
     test_limit: int | None = None,
     variants: tuple[str, ...] = VARIANTS,
@@ -416,6 +408,7 @@ def main(
         data: folder of the Large Movie Review Dataset. (default: docstrings of libraries)
         seeds: number of initialisations and orders of the batches.
         epochs: epochs of each run.
+        seconds: seconds of CPU of each run, instead.
         limit: number of texts for training.
         test_limit: number of texts for testing. (default: all)
         variants: which models.
@@ -441,14 +434,14 @@ def main(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # batches of this size gain little from more
     options = {
-        "epochs": epochs, "channels": channels, "layers": layers, "batch_words": batch_words,
-        "rate": rate, "word_dropout": word_dropout, "positions": positions,
+        "epochs": epochs, "seconds": seconds, "channels": channels, "layers": layers,
+        "batch_words": batch_words, "rate": rate, "word_dropout": word_dropout,
+        "positions": positions,
     }  # fmt: skip
     corpus = load(None if data is None else Path(data), limit, test_limit, progress)
     file = None if record is None else Path(record)
     results: dict[str, Any] = json.loads(file.read_text()) if file and file.exists() else {}
-    seen = corpus["train"][max(len(corpus["train"]) // 10, 1) :]
-    steps = sum(len(batches(seen, batch_words, epoch)) for epoch in range(epochs))
+    steps = Clock(epochs, seconds).steps
     model = None
     with progress_bar(
         total=len(variants) * seeds * steps, desc="training", unit="step", disable=not progress
@@ -485,6 +478,7 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, help="folder of the Large Movie Review Dataset")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seconds", type=float, help="seconds of CPU of a run instead of epochs")
     parser.add_argument("--limit", type=int, default=8000, help="texts for training")
     parser.add_argument("--test-limit", type=int, help="texts for testing (default: all)")
     parser.add_argument("--variants", help="names of models, with commas (default: all)")

@@ -40,7 +40,7 @@ def test_training_learns():
     torch.manual_seed(0)
     model = molecules.make_model(data[0], molecules.BOTH)
     bar = molecules.progress_bar(disable=True)
-    run = molecules.train(model, [[batch]], val, test, 60, bar)
+    run = molecules.train(model, [[batch]], val, test, molecules.Clock(60), bar)
     assert run["rmse"] < 0.8 * float((test.y - batch.y.mean()).square().mean().sqrt())
     assert run["predicted"].shape == test.y.shape
 

@@ -18,6 +18,16 @@ def test_main_compares_equal_models_and_saves_a_picture(tmp_path, capsys):
     assert "| digits | accuracy | parameters | seconds of CPU per run |" in capsys.readouterr().out
 
 
+def test_seconds_stand_in_for_epochs(tmp_path, capsys):
+    out = tmp_path / "quadtree.png"
+    results = images.main(seeds=1, seconds=1, images=60, out=out, progress=False)
+    for name in images.VARIANTS:
+        assert 1 <= results[name]["seconds"] < 5
+    assert "1 seeds, 1 s each" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="Expected 'seconds' to be at least 1"):
+        images.main(seconds=0, progress=False)
+
+
 def test_pixels_know_their_place():
     x, y = images.load()
     assert x.shape == (1797, 64, 33) and y.shape == (1797,)
