@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..functional.options import check_positive
+from ..functional.options import check_integer, check_positive
 from ..report._table import number, table
 from ._attend import Site
 from ._setting import Seen, Setting
@@ -102,6 +102,7 @@ def calibrate(
     budget: float | None = None,
     tolerance: float | None = None,
     layers: Sequence[int] | None = None,
+    num_layers: int | None = None,
     windows: Sequence[Sequence[int]] = WINDOWS,
     angles: Sequence[float | None] = ANGLES,
     sinks: Sequence[int] | None = None,
@@ -121,6 +122,8 @@ def calibrate(
         budget: the wanted share of softmax's logits over all :obj:`layers`, in (0, 1].
         tolerance: the greatest squared error of a layer's attention relative to its size.
         layers: numbers of those in question. (default: all that can be replaced)
+        num_layers: how many of them to replace: with a budget those of the least error when each
+            has that share, with a tolerance those of the fewest logits. (default: all)
         windows: candidates for the sizes of windows.
         angles: candidates for the angle of near nodes; None lets siblings meet.
         sinks: see :func:`replace_attention`.
@@ -131,9 +134,9 @@ def calibrate(
         :class:`Calibration`. The model is as it was.
 
     Raises:
-        ValueError: if not exactly one of :obj:`budget` and :obj:`tolerance` is given, if it is out
-            of range, if the least of all candidates exceeds the budget, if there are no
-            candidates, or if the model has replacements.
+        ValueError: if not exactly one of :obj:`budget` and :obj:`tolerance` is given, if it or
+            :obj:`num_layers` is out of range, if the least of all candidates exceeds the budget, if
+            there are no candidates, or if the model has replacements.
 
     Cost: for each layer and batch one attention per candidate, and softmax attention.
 
@@ -161,6 +164,13 @@ def calibrate(
     try:
         replace_attention(model, layers=layers, hierarchy=tuple(windows[0]), sinks=sinks)
         sites = [site for site in sites_of(model).values() if site.setting is not None]
+        if num_layers is not None:
+            check_integer(num_layers, "num_layers", 1)
+            if num_layers > len(sites):
+                raise ValueError(
+                    f"Expected 'num_layers' to be at most the {len(sites)} layers in question "
+                    f"(got {num_layers})"
+                )
         options = {
             (tuple(w), a): Setting(tuple(w), a, site.setting.sinks, (), True)
             for site in sites[:1] if site.setting is not None
@@ -181,12 +191,18 @@ def calibrate(
         kl, variation = (float(x.mean()) if exact else None for x in (row.kl, row.variation))
         trials.append(Trial(layer, w, a, row.logits / row.full, kl, variation, row.error))
     trials += [Trial(s.index, None, None, 1.0, 0.0, 0.0, 0.0) for s in sites]
-    by_layer = {s.index: _frontier([t for t in trials if t.layer == s.index]) for s in sites}
+    lines = [_frontier([t for t in trials if t.layer == s.index]) for s in sites]
     if tolerance is not None:
-        chosen = [next(t for t in line if t.error <= tolerance) for line in by_layer.values()]
+        chosen = [next(t for t in line if t.error <= tolerance) for line in lines]
+        chosen = sorted(chosen, key=lambda t: t.logits)[:num_layers]
     else:
         assert budget is not None
-        chosen = _within(budget, list(by_layer.values()))
+
+        def loss(line: list[Trial]) -> float:
+            return min([t.error for t in line if t.logits <= budget], default=line[0].error)
+
+        chosen = _within(budget, sorted(lines, key=loss)[:num_layers])
+    chosen.sort(key=lambda t: t.layer)
     return Calibration(trials, chosen, None if sinks is None else tuple(sinks))
 
 

@@ -16,7 +16,7 @@ import platform
 from functools import lru_cache
 from pathlib import Path
 
-from .build import LIBRARY, REASON
+from .build import LIBRARY, REASON, SOURCES, fingerprint
 
 __all__ = ["INSTRUCTIONS", "kernel", "library", "why_not"]
 
@@ -64,8 +64,14 @@ def _open() -> tuple[ctypes.CDLL | None, str]:
         for name in ("hsa_forward", "hsa_backward", "hsa_lists_forward", "hsa_lists_backward"):
             getattr(lib, name).argtypes = [ctypes.c_char_p]  # a packed call, see call.h
         lib.hsa_instructions.argtypes = [ctypes.c_int]
+        lib.hsa_sources.restype = ctypes.c_char_p
     except (OSError, AttributeError) as error:
         return None, f"{path} cannot be loaded on {platform.machine()}: {error}"
+    if lib.hsa_sources().decode() != fingerprint():
+        return None, (
+            f"{path} was compiled from other sources than those in {SOURCES}\n"
+            f"(python -m hsa_geometric.native.build compiles it anew)"
+        )
     wanted = os.environ.get("HSA_GEOMETRIC_INSTRUCTIONS")
     if wanted in INSTRUCTIONS:
         lib.hsa_instructions(INSTRUCTIONS.index(wanted))

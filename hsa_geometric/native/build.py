@@ -6,6 +6,7 @@ source is compiled for each instruction set; the library chooses at run time.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -42,6 +43,12 @@ def compiler() -> list[str] | None:
     return None
 
 
+def fingerprint() -> str:
+    """Of the sources; a library of others is called with other numbers, and would crash."""
+    text = b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))
+    return hashlib.sha256(text).hexdigest()
+
+
 def build(folder: Path = Path(__file__).parent, extra: tuple[str, ...] = ()) -> Path:
     """Compile into ``folder``, with ``extra`` flags, and return the library.
 
@@ -51,7 +58,7 @@ def build(folder: Path = Path(__file__).parent, extra: tuple[str, ...] = ()) -> 
     command = compiler()
     if command is None:
         raise RuntimeError("no C++ compiler: install g++ or clang++")
-    flags = [*FLAGS, *extra]
+    flags, known = [*FLAGS, *extra], [f'-DSOURCES="{fingerprint()}"']
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     with tempfile.TemporaryDirectory() as temporary:
         jobs = {
@@ -59,7 +66,7 @@ def build(folder: Path = Path(__file__).parent, extra: tuple[str, ...] = ()) -> 
             for name, more in (X86 if is_x86 else OTHERS).items()
         }
         for name in ("tree", "blocks", "dispatch"):
-            jobs[f"{name}.o"] = [*flags, "-c", str(SOURCES / f"{name}.cpp")]
+            jobs[f"{name}.o"] = [*flags, *known, "-c", str(SOURCES / f"{name}.cpp")]
         objects = [str(Path(temporary, name)) for name in jobs]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for job in [

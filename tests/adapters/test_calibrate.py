@@ -41,6 +41,20 @@ def test_a_tolerance_gives_the_fewest_logits_that_keep_it(model, batch):
     assert len(found.trials) == 3 * (6 + 1)
 
 
+def test_so_many_layers_are_replaced_that_lose_least(model, batch):
+    low = calibrate(model, [batch], budget=0.6, **CANDIDATES)
+    two = calibrate(model, [batch], budget=0.6, num_layers=2, **CANDIDATES)
+    at = {
+        layer: min(t.error for t in low.trials if t.layer == layer and t.logits <= 0.6)
+        for layer in range(3)
+    }
+    assert [t.layer for t in two.chosen] == sorted(sorted(at, key=at.get)[:2])
+    assert two.logits <= 0.6
+    loose = calibrate(model, [batch], tolerance=0.02, num_layers=1, **CANDIDATES)
+    every = calibrate(model, [batch], tolerance=0.02, **CANDIDATES)
+    assert loose.chosen == [min(every.chosen, key=lambda t: t.logits)]
+
+
 def test_what_is_applied_is_what_was_measured(model, batch):
     before = hidden(model, batch)
     found = calibrate(model, [batch], budget=0.6, layers=[0, 2], exact=True, **CANDIDATES)
@@ -76,6 +90,8 @@ def test_saved_and_loaded_it_chooses_the_same_and_it_is_deterministic(model, bat
         ({"budget": 0.5, "windows": []}, "to hold candidates"),
         ({"budget": 0.001}, "least of the candidates"),
         ({"budget": 0.5, "layers": [7]}, "'layers' to be in"),
+        ({"budget": 0.5, "num_layers": 4}, "'num_layers' to be at most the 3 layers"),
+        ({"budget": 0.5, "num_layers": 0}, "'num_layers' to be at least 1"),
     ],
 )
 def test_wrong_options_are_refused_and_leave_the_model(model, batch, options, message):

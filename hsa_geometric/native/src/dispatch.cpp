@@ -52,6 +52,8 @@ template <class Call> static int run(const Call* given, bool backward, void (*co
 static void (*const siblings[])(const Call&, bool) = CHOICE(run_);
 static void (*const lists[])(const ListsCall&, bool) = CHOICE(run_lists_);
 
+// What these sources were, so that Python sees a library that others made.
+EXPORT const char* hsa_sources() { return SOURCES; }
 EXPORT int hsa_forward(const Call* call) { return run(call, false, siblings); }
 EXPORT int hsa_backward(const Call* call) { return run(call, true, siblings); }
 EXPORT int hsa_lists_forward(const ListsCall* call) { return run(call, false, lists); }
