@@ -7,10 +7,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # Tests of what touches torch, PyG and networkx, in the oldest of them that pyproject.toml names (its
-# `>=` read as `==`, and its Triton) and in the newest, with the oldest and the newest Python.
+# `>=` read as `==`, and its Triton) and in the newest, with the oldest and the newest Python if they
+# stand beside the one that runs this, and otherwise with that.
 OLDEST := $(shell grep '^dependencies' pyproject.toml | grep -o '[a-z-]*>=[0-9.]*' | sed 's/>=/==/') triton==3.6.0
 NEWEST := torch==2.15.0 torch-geometric networkx triton
-find-python = $(lastword python$(1) $(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python$(1)))
+find-python = $(shell $(PYTHON) -c "import glob, sys; names = ['/usr/bin/', '/usr/local/bin/', \
+    sys.base_prefix + '/../$(1).*/bin/']; print([p for n in names for p in \
+    glob.glob(n + 'python$(1)')][-1:] or [sys.executable])" | tr -d "[]'")
 PYTHON_OLDEST ?= $(call find-python,3.10)
 PYTHON_NEWEST ?= $(call find-python,3.13)
 # What torch needs beside CUDA, and what these tests need. Left out are the two tests that take

@@ -28,7 +28,8 @@ class BuildKernel(build_ext):
         folder = Path(self.get_ext_fullpath(ext.name)).parent
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            native.build(folder)
+            if not native.is_made(folder):
+                native.build(folder)
         except RuntimeError as error:
             (folder / native.LIBRARY).unlink(missing_ok=True)
             (folder / native.REASON).write_text(f"{error}\n")

@@ -46,7 +46,14 @@ def compiler() -> list[str] | None:
 def fingerprint() -> str:
     """Of the sources; a library of others is called with other numbers, and would crash."""
     text = b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))
-    return hashlib.sha256(text).hexdigest()
+    how = repr((FLAGS, X86, OTHERS, sys.platform, platform.machine().lower()))
+    return hashlib.sha256(text + how.encode()).hexdigest()
+
+
+def is_made(folder: Path) -> bool:
+    """Whether the library in a folder is of these sources, by what it holds."""
+    path = folder / LIBRARY
+    return path.exists() and fingerprint().encode() in path.read_bytes()
 
 
 def build(folder: Path = Path(__file__).parent, extra: tuple[str, ...] = ()) -> Path:

@@ -68,6 +68,14 @@ def test_all_works_without_it_and_whoever_names_it_is_told_why(way, tmp_path):
     assert f"backend 'cpu': no kernel, 'auto' is 'scatter' there. {reason}" in said
 
 
+def test_what_is_made_of_these_sources_is_not_made_again(tmp_path):
+    assert not build.is_made(tmp_path)
+    (tmp_path / build.LIBRARY).write_bytes(b"\0" + build.fingerprint().encode() + b"\0")
+    assert build.is_made(tmp_path)
+    (tmp_path / build.LIBRARY).write_bytes(b"\0" + b"0" * 64)
+    assert not build.is_made(tmp_path)
+
+
 def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", f"{sys.executable} -c \"raise SystemExit('it says no')\"")
     with pytest.raises(RuntimeError, match=r"kernel\.cpp[^\n]*\nit says no"):
