@@ -49,7 +49,7 @@ VARIANTS: dict[str, tuple[str | None, str | None]] = {
     "+ HSA + inner states": ("softmax", "mean"),
 }
 BOTH = "+ HSA + inner states"
-FEW = 1000  # with fewer molecules: strong weight decay, small layer scale, no batch norm
+FEW = 1000  # fewer molecules: strong weight decay, small layers and scales, no batch norm
 
 
 class Task(NamedTuple):
@@ -154,11 +154,12 @@ class Net(nn.Module):
         super().__init__()
         (attention, states), width, edges = VARIANTS[variant], h.x.shape[1], h.edge_attr.shape[1]
         norm, self.weight_decay = (None, 1.0) if few else ("batch_norm", 0.01)
+        states = "attention" if states and not few else states
         self.norm_in = nn.Identity() if few else nn.BatchNorm1d(width)
         self.norm_out = nn.Identity() if few else nn.BatchNorm1d(2 * channels)
         self.encoder = HierarchicalTransformer(
             width, channels, None, layers, readout=None, attention=attention, states=states,
-            mlp_channels=mlp, num_levels=1, dropout=0.1, act="relu",
+            mlp_channels=mlp, num_levels=1 if few else 3, dropout=0.1, act="relu",
             layer_scale=0.1 if few else 1.0, attn_kwargs={"num_levels": 3},
             conv=lambda i, o: GINEConv(MLP([i, o, o], norm=norm), edge_dim=edges),
         )  # fmt: skip
@@ -176,7 +177,8 @@ class Net(nn.Module):
 
 def make_model(sample: Hierarchy, variant: str, few: bool = True, channels: int = 64) -> Net:
     """Returns the model of a variant, all of the same size; for few molecules with less freedom."""
-    return of_equal_size(partial(Net, sample, channels, 3, few), variant, BOTH, channels // 2)
+    least = channels // 2 if few else 2 * channels
+    return of_equal_size(partial(Net, sample, channels, 3, few), variant, BOTH, least)
 
 
 def train(
