@@ -65,6 +65,7 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "near, 16·64, angle 0.25": {"layers": [3, 5], "hierarchy": (16, 64), "lists": 0.25},
     "the same, layers 1, 3, 5": {"layers": [1, 3, 5], "hierarchy": (16, 64), "lists": 0.25},
     "calibrated to 20 %, layers 1, 3, 5": {"layers": [1, 3, 5], "budget": 0.2},
+    "calibrated to 20 %, three layers": {"num_layers": 3, "budget": 0.2},
 }  # fmt: skip
 LEARNED: dict[str, dict[str, Any]] = {
     "calibrated to 5 %, layers 1, 3, 5": {

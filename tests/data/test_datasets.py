@@ -93,6 +93,21 @@ class OnDiskOfTensors(OnDisk):
         return h
 
 
+@pytest.fixture(autouse=True)
+def closed(monkeypatch):
+    """Datasets on disk are closed after the test, as Python 3.13 asks."""
+    opened, init = [], OnDiskDataset.__init__
+
+    def remember(self, *args, **kwargs):
+        opened.append(self)
+        init(self, *args, **kwargs)
+
+    monkeypatch.setattr(OnDiskDataset, "__init__", remember)
+    yield
+    for dataset in opened:
+        dataset.close()
+
+
 @pytest.fixture(params=[InMemory, OnDisk, OnDiskOfTensors])
 def dataset(request, tmp_path):
     return request.param(str(tmp_path))
