@@ -154,13 +154,12 @@ class Net(nn.Module):
         super().__init__()
         (attention, states), width, edges = VARIANTS[variant], h.x.shape[1], h.edge_attr.shape[1]
         norm, self.weight_decay = (None, 1.0) if few else ("batch_norm", 0.01)
-        states = "attention" if states and not few else states
         self.norm_in = nn.Identity() if few else nn.BatchNorm1d(width)
         self.norm_out = nn.Identity() if few else nn.BatchNorm1d(2 * channels)
         self.encoder = HierarchicalTransformer(
-            width, channels, None, layers, readout=None, attention=attention, states=states,
-            mlp_channels=mlp, num_levels=1 if few else 3, dropout=0.1, act="relu",
-            layer_scale=0.1 if few else 1.0, attn_kwargs={"num_levels": 3},
+            width, channels, None, layers, readout=None, attention=attention, mlp_channels=mlp,
+            states=states and ("mean" if few else "attention"), num_levels=1 if few else 3,
+            act="relu", dropout=0.1, layer_scale=0.1 if few else 1.0, attn_kwargs={"num_levels": 3},
             conv=lambda i, o: GINEConv(MLP([i, o, o], norm=norm), edge_dim=edges),
         )  # fmt: skip
         self.head = MLP([2 * channels, channels, 1], norm=None)
@@ -185,9 +184,8 @@ def train(
     model: Net, shuffles: list[list[Batch]], val: Batch, test: Batch, clock: Clock, bar: Any
 ) -> dict[str, Any]:
     """Trains a model; returns it as of its best validation epoch, with its test predictions."""
-    best = float("inf")
     y = torch.cat([batch.y for batch in shuffles[0]])
-    mean, std = y.mean(), y.std()
+    mean, std, best = y.mean(), y.std(), float("inf")
     average = AveragedModel(model, None, None, get_ema_multi_avg_fn(0.95), use_buffers=True).eval()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=model.weight_decay)
     schedule = clock.schedule(optimizer, 2e-3, len(shuffles[0]), warm=0.1)
@@ -278,8 +276,8 @@ def main(
         VARIANTS, seeds, prepare, run, steps=clock().steps, key="rmse", progress=progress,
         titles=(task.name, f"test RMSE [{task.unit}]"),
     )  # fmt: skip
-    print(f"\n{len(mols)} molecules, {seeds} {how} 80/10/10 splits, {clock()}, mean ± std"
-          f"\npicture: {out}")  # fmt: skip
+    print(f"\n{len(mols)} molecules, {seeds} {how} 80/10/10 splits, {clock()}, mean ± std")
+    print(f"picture: {out}")
     tests = sorted((mols[i] for i in split(mols, 0, how)[2].tolist()), key=lambda h: h.num_nodes)
     small = tests[: 1 + len(tests) // 2]  # which are easy to read
     draw(runs[BOTH], task, max(small, key=lambda h: h.num_tree_nodes - h.num_nodes), Path(out))
