@@ -67,11 +67,10 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "calibrated to 20 %, layers 1, 3, 5": {"layers": [1, 3, 5], "budget": 0.2},
     "calibrated to 20 %, three layers": {"num_layers": 3, "budget": 0.2},
 }  # fmt: skip
+FINE = {"budget": 0.05, "windows": [(4, 16, 64), (8, 32, 128)], "angles": [None, 0.7, 0.5, 0.35]}
 LEARNED: dict[str, dict[str, Any]] = {
-    "calibrated to 5 %, layers 1, 3, 5": {
-        "layers": [1, 3, 5], "budget": 0.05, "windows": [(4, 16, 64), (8, 32, 128)],
-        "angles": [None, 0.7, 0.5, 0.35],
-    },
+    "calibrated to 5 %, three layers": {"num_layers": 3, **FINE},
+    "calibrated to 5 %, layers 1, 3, 5": {"layers": [1, 3, 5], **FINE},
     "near, 8·32·128, angle 0.35, all layers": {"hierarchy": (8, 32, 128), "lists": 0.35},
 }  # fmt: skip
 
