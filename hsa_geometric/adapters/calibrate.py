@@ -119,7 +119,7 @@ def calibrate(
     Args:
         model: an encoder without replacements.
         batches: what the model is called with: mappings of keywords, tuples, or tensors.
-        budget: the wanted share of softmax's logits over all :obj:`layers`, in (0, 1].
+        budget: the wanted share of softmax's logits over all layers to replace, in (0, 1].
         tolerance: the greatest squared error of a layer's attention relative to its size.
         layers: numbers of those in question. (default: all that can be replaced)
         num_layers: how many of them to replace: with a budget those of the least error when each

@@ -90,6 +90,8 @@ class Halo:
 
         Shapes:
             - **input:** cluster :math:`(N)`, edge_weight :math:`(E_\mathrm{here})`
+
+        Cost: names of the leaves that others need, and a halo of the clusters.
         """
         # A cluster's name is that of its first row; those of others lie with others.
         first = self.names.new_full((tree.num_leaves,), self.total)

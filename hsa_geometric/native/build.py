@@ -45,7 +45,7 @@ def compiler() -> list[str] | None:
 
 def fingerprint() -> str:
     """Of the sources; a library of others is called with other numbers, and would crash."""
-    text = b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))
+    text = b"".join(path.read_bytes() for path in sorted(SOURCES.glob("*.[ch]*")))
     how = repr((FLAGS, X86, OTHERS, sys.platform, platform.machine().lower()))
     return hashlib.sha256(text + how.encode()).hexdigest()
 

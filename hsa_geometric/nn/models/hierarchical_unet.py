@@ -155,10 +155,11 @@ class HierarchicalUNet(torch.nn.Module):
             raise ValueError(
                 f"Expected {expected} 'edge_index' in a model with {which} (got {got})"
             )
-        if isinstance(edge_index, Tensor) and isinstance(tree, TreeShard):
+        sharded = isinstance(tree, TreeShard)
+        if edge_index is not None and isinstance(edge_index, Tensor) == sharded:
             raise ValueError(
-                "Expected 'edge_index' to be a distributed.Halo on a shard of a tree (got a "
-                "tensor; edges lead to other processes)"
+                f"Expected 'edge_index' to be {'a distributed.Halo' if sharded else 'a tensor'} on "
+                f"a {'shard of a' if sharded else 'whole'} tree (got {type(edge_index).__name__})"
             )
         if edge_weight is not None and edge_index is None:
             raise ValueError("Expected 'edge_index' beside 'edge_weight' (got None)")

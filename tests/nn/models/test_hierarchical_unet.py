@@ -328,6 +328,11 @@ def test_bad_options_are_named(args, options, error, message):
         ({}, {"edge_weight": torch.ones(1)}, "Expected 'edge_index' beside 'edge_weight'"),
         (
             {"conv": GCNConv},
+            {"edge_index": [[0], [1]]},
+            "Expected 'edge_index' to be a tensor on a whole tree (got list)",
+        ),
+        (
+            {"conv": GCNConv},
             {"edge_index": torch.full((2, 1), 9)},
             "Expected 'edge_index' to hold node ids in [0, 8]",
         ),
