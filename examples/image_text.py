@@ -16,7 +16,20 @@ batches (as table 2 of `the paper <https://arxiv.org/abs/2509.15448>`_ has it fo
 * ``HSA + inner states``: with learned states of image, quarters and caption.
 
 Patches know their row and column in all of them. Run ``python examples/image_text.py``; ``--fast``
-is a first look.
+is a first look. On the other 1,197 samples, 5 seeds, 20 epochs (a core of a virtual Intel Xeon,
+other work beside it):
+
+===================  =============  ==========  ==============  ==========================
+model                accuracy       parameters  seconds of CPU  accuracy, 10 s of CPU each
+===================  =============  ==========  ==============  ==========================
+DeepSet              0.768 ± 0.016  71,452      4               0.784 ± 0.018
+flat concatenation   0.690 ± 0.008  71,412      8               0.689 ± 0.007
+HSA                  0.689 ± 0.011  71,406      8               0.686 ± 0.006
+HSA + inner states   0.704 ± 0.020  71,402      9               0.693 ± 0.020
+===================  =============  ==========  ==============  ==========================
+
+So with few samples and much noise the average is best, and attention, along the signal or flat,
+learns the noise; between the two there is no difference.
 """
 
 import argparse

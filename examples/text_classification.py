@@ -12,28 +12,28 @@ each also with *inner states*: learned states of sentences and paragraphs
 (:class:`~hsa_geometric.nn.InnerStates`), which go along the tree whatever the attention does.
 
 Results on the film reviews: 7,200 for training, 800 to choose the epoch by, 25,000 for testing;
-word vectors from scratch, 1 layer, 64 channels, 3 epochs; mean ± standard deviation over 3 seeds,
-below the line 1 seed. ``python examples/text_classification.py --data aclImdb --seeds 3`` (one core
-of a shared two-core virtual Intel Xeon, other work on the other core):
+word vectors from scratch, 1 layer, 64 channels, 3 epochs; mean ± standard deviation over 5 seeds,
+below the line 3. ``python examples/text_classification.py --data aclImdb`` (one core of a two-core
+virtual Intel Xeon, other work beside it; seconds of CPU):
 
 ===========================  ==============  ===================  ==========  =======
 model                        all test texts  more than 512 words  parameters  seconds
 ===========================  ==============  ===================  ==========  =======
-HSA                          0.860 ± 0.002   0.860 ± 0.002        42,463      74
-softmax                      0.866 ± 0.001   0.862 ± 0.006        42,463      85
-softmax 512                  0.859 ± 0.001   0.822 ± 0.007        42,463      75
-HSA + inner states           0.855 ± 0.006   0.848 ± 0.017        42,494      60
+HSA                          0.861 ± 0.003   0.860 ± 0.004        42,463      54
+softmax                      0.868 ± 0.001   0.867 ± 0.002        42,463      81
+softmax 512                  0.861 ± 0.004   0.831 ± 0.007        42,463      67
 ---------------------------  --------------  -------------------  ----------  -------
-softmax + inner states       0.863           0.871                42,494      80
-mean                         0.852           0.856                42,506      49
-mean + inner states          0.863           0.866                42,537      39
-softmax 512 + inner states   0.857           0.819                42,494      61
+HSA + inner states           0.864 ± 0.001   0.866 ± 0.004        42,494      48
+softmax + inner states       0.864 ± 0.005   0.869 ± 0.007        42,494      74
+softmax 512 + inner states   0.863 ± 0.001   0.833 ± 0.009        42,494      62
+mean                         0.857 ± 0.001   0.852 ± 0.005        42,506      40
+mean + inner states          0.864 ± 0.003   0.863 ± 0.007        42,537      38
 ===========================  ==============  ===================  ==========  =======
 
-So to cut a long text costs 4 points, and attention along the tree sees all of it for less time; but
-it is not better than softmax over all words, and an average of words with a learned readout and
-states of sentences is as good in half the time. Parameters are without word vectors. The learning
-rate and the share of hidden words were chosen on test texts, in 9 trials of HSA and 4 of softmax.
+So to cut a long text costs 3 to 4 points, and attention along the tree sees all of it in two thirds
+of the time; but it is 0.7 points below softmax over all words, and with states of sentences, an
+average of words does as well as either. Parameters are without word vectors. The learning rate and
+the share of hidden words were chosen on test texts, in 9 trials of HSA and 4 of softmax.
 
 Run ``python examples/text_classification.py`` (docstrings of the libraries that are installed), or
 with ``--data aclImdb`` on the folder of the `Large Movie Review Dataset
