@@ -212,7 +212,7 @@ def main(
     def prepare(seed: int) -> list[list[Batch]]:
         order = shuffle(len(data), seed)
         own = order[:samples]
-        orders = [own[torch.randperm(samples)] for _ in range(4)]
+        orders = [own[torch.randperm(samples)] for _ in range(min(4, clock().limit))]
         return [
             [Batch.from_data_list([data[i] for i in part.tolist()]) for part in parts]
             for parts in (*(order.split(20) for order in orders), [order[samples:]])

@@ -262,7 +262,7 @@ def main(
 
     def prepare(seed: int) -> list[list[Batch]]:
         index, *held_out = split(mols, seed, how)
-        orders = [index[torch.randperm(len(index))] for _ in range(4)]
+        orders = [index[torch.randperm(len(index))] for _ in range(min(4, clock().limit))]
         return [  # batches and their forests are built only once
             [Batch.from_data_list([mols[i] for i in part.tolist()]) for part in parts]
             for parts in (*(order.split(32) for order in orders), held_out)

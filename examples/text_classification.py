@@ -58,7 +58,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _compare import Clock, descend
+from _compare import Clock, descend, spread
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -267,11 +267,11 @@ def train(
     )  # fmt: skip
     words, clock = options["batch_words"], Clock(options["epochs"], options["seconds"])
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
-    most = max(len(batches(data, words, 1000 * seed + i)) for i in range(options["epochs"]))
-    schedule = clock.schedule(optimizer, options["rate"], most, warm=0.1)
+    orders = [batches(data, words, 1000 * seed + epoch) for epoch in range(options["epochs"])]
+    schedule = clock.schedule(optimizer, options["rate"], max(map(len, orders)), warm=0.1)
     best, best_state, losses = -1.0, model.state_dict(), []
     for epoch in clock.epochs(bar):
-        for index in batches(data, words, 1000 * seed + epoch):
+        for index in orders[epoch % len(orders)]:
             batch = collate(data, index)
             x = batch.x
             if options["word_dropout"]:
@@ -314,11 +314,6 @@ def table(results: dict[str, Any]) -> str:
 def mean(values: list[float]) -> float:
     """Returns the mean."""
     return sum(values) / len(values)
-
-
-def spread(values: list[float]) -> str:
-    """Returns mean ± standard deviation."""
-    return f"{mean(values):.3f} ± {float(torch.tensor(values).std(correction=0)):.3f}"
 
 
 def draw(results: dict[str, Any], shown: Any, out: Path) -> None:

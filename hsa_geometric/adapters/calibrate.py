@@ -134,6 +134,7 @@ def calibrate(
         :class:`Calibration`. The model is as it was.
 
     Raises:
+        TypeError: if :obj:`num_layers` is no integer.
         ValueError: if not exactly one of :obj:`budget` and :obj:`tolerance` is given, if it or
             :obj:`num_layers` is out of range, if the least of all candidates exceeds the budget, if
             there are no candidates, or if the model has replacements.

@@ -8,12 +8,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..functional.checks import check_rows
+from ..functional.checks import check_rows, check_tensor
 from ..functional.coarse_edges import coarse_edges
 from ..functional.edges import check_edge_index, check_range
 from ..functional.sharded import named
 from ..shard import TreeShard
-from .hierarchy_shard import HierarchyShard
+from .hierarchy_shard import HierarchyShard, first_of
 
 
 class Halo:
@@ -94,10 +94,8 @@ class Halo:
         Cost: names of the leaves that others need, and a halo of the clusters.
         """
         # A cluster's name is that of its first row; those of others lie with others.
-        first = self.names.new_full((tree.num_leaves,), self.total)
-        first = first.scatter_reduce(0, cluster, self.names, "amin")
-        beyond = self(first[cluster])[cluster.numel() :]
-        elsewhere, which = beyond.unique(return_inverse=True)
+        first = first_of(self.names, cluster, tree.num_leaves, self.total)
+        elsewhere, which = self._beyond(first[cluster]).unique(return_inverse=True)
         rows = torch.cat([cluster, tree.num_leaves + which])
         joined = coarse_edges(self.edge_index, rows, edge_weight=edge_weight)
         out = Halo.__new__(Halo)
@@ -114,10 +112,14 @@ class Halo:
             - **input:** x :math:`(N, *)`
             - **output:** :math:`(N + N_\mathrm{elsewhere}, *)`
         """
-        if not isinstance(x, Tensor):
-            raise TypeError(f"Expected 'x' to be a tensor (got {type(x).__name__})")
+        check_tensor(x, "x")
         check_rows(x, "x", self.tree)
-        return torch.cat([x, Move.apply(x[self.rows], self.give, self.take, self.group)])
+        return torch.cat([x, self._beyond(x)])
+
+    def _beyond(self, x: Tensor) -> Tensor:
+        """The rows of the leaves elsewhere, of any dtype."""
+        rows: Tensor = Move.apply(x[self.rows], self.give, self.take, self.group)
+        return rows
 
 
 class Move(torch.autograd.Function):

@@ -114,8 +114,8 @@ class HierarchyShard(Hierarchy):
 
     def _coarsened(self, out: Hierarchy, tree: TreeIndex, clusters: Clusters) -> None:
         assert isinstance(tree, TreeShard)
-        first = self.leaf_row.new_full((clusters.num_clusters,), int(self.cut_size[0]))
-        out.leaf_row = first.scatter_reduce(0, clusters.cluster, self.leaf_row, "amin")
+        size, leaves = clusters.num_clusters, int(self.cut_size[0])
+        out.leaf_row = first_of(self.leaf_row, clusters.cluster, size, leaves)
         out.cut_depth = tree.depth_below
         out._store._set_recorded(self._store._recorded())
 
@@ -146,6 +146,12 @@ class _Group:
 
     def __reduce__(self) -> Any:
         return _Group, ()
+
+
+def first_of(rows: Tensor, cluster: Tensor, num_clusters: int, total: int) -> Tensor:
+    """The lowest row of each cluster, of ``rows`` below ``total``."""
+    first = rows.new_full((num_clusters,), total)
+    return first.scatter_reduce(0, cluster, rows, "amin")
 
 
 def _others(h: Hierarchy, rank: int) -> bool:

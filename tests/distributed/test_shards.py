@@ -26,6 +26,7 @@ ERRORS = {
     "subgraph": "do it before the cut",
     "shard": "TypeError: Expected 'h' to be a whole Hierarchy .got HierarchyShard",
     "pickle": "Cannot pickle a TreeShard",
+    "halo": "TypeError: Expected 'x' to hold floating-point numbers",
     "edges": "Expected 'edge_index' to be a distributed.Halo",
 }
 

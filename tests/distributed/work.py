@@ -204,6 +204,8 @@ def refused(group):
     found["pickle"] = error_of(pickle.dumps, shard.tree)
     unet = HierarchicalUNet(4, 4, 2, levels=(-2,), heads=1, conv=GCNConv)
     found["edges"] = error_of(unet, shard.x, shard.tree, torch.zeros(2, 0, dtype=torch.long))
+    halo = Halo(shard, torch.zeros(2, 0, dtype=torch.long))
+    found["halo"] = error_of(halo, shard.leaf_row)
     q = x.detach().requires_grad_()
     out = functional.hierarchical_attention(q, x, x, shard.tree)
     again = functools.partial(torch.autograd.grad, out.sum(), q, create_graph=True)

@@ -265,8 +265,10 @@ class _Block(torch.nn.Module):
             options = {}
             if self.conv_takes_weight and level.edge_weight is not None:
                 options["edge_weight"] = level.edge_weight.to(x.dtype)
-            rows = x if level.halo is None else level.halo(x)
-            out = out + self.conv(rows, level.edge_index, **options)[: x.shape[0]]
+            if level.halo is None:
+                out = out + self.conv(x, level.edge_index, **options)
+            else:
+                out = out + self.conv(level.halo(x), level.edge_index, **options)[: x.shape[0]]
         if self.norm is not None:
             options = {"batch": level.batch} if self.norm_takes_batch else {}
             out = self.norm(out, **options)
